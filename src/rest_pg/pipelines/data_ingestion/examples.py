@@ -1,0 +1,123 @@
+"""Who is asked for what, and from which profile: LongLaMP's user and temporal settings."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rest_pg.config import ExampleParams
+from rest_pg.records import Document, Split
+from rest_pg.text import copied_share
+
+NEAR_COPY = 0.5
+"""A document that shares this much of its 8-grams with a target is no profile document of it."""
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A document that an example asks for, and the documents it may be written from."""
+
+    split: Split
+    document: Document
+    profile: tuple[Document, ...]
+
+
+def random_for(*key: object) -> random.Random:
+    """Return a generator that depends on the key alone: adding a user changes no other's draws."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))
+
+
+def split_users(users: Sequence[str], params: ExampleParams, seed: int) -> dict[str, Split]:
+    """Assign each user to one split, by seed.
+
+    Raises:
+        ValueError: there are fewer than three users.
+    """
+    if len(users) < len(SPLITS):
+        raise ValueError(
+            f"{len(users)} users have enough documents, and the user setting needs 3, one per split:"
+            " bring more users, lower examples.min_profile_size, or set examples.setting=temporal"
+        )
+    order = sorted(users, key=lambda user: (random_for(seed, "split", user).random(), user))
+    n_test = max(1, round(params.test_share * len(order)))
+    n_validation = max(1, round(params.validation_share * len(order)))
+    if n_test + n_validation >= len(order):
+        raise ValueError(
+            f"test_share={params.test_share} and validation_share={params.validation_share} leave no "
+            f"user of {len(order)} to train on: lower them"
+        )
+    held_out: dict[str, Split] = dict.fromkeys(order[:n_test], "test")
+    held_out |= dict.fromkeys(order[n_test : n_test + n_validation], "validation")
+    return {user: held_out.get(user, "train") for user in order}
+
+
+def draw_targets(
+    documents: Sequence[Document], split: Split, params: ExampleParams, seed: int
+) -> Iterator[Target]:
+    """User setting: draw a user's targets, and one profile for all of them from the rest."""
+    generator = random_for(seed, "targets", documents[0].user_id)
+    shuffled = generator.sample(list(documents), len(documents))
+    n_targets = min(
+        params.examples_per_user.get(split, 0), len(documents) - params.min_profile_size
+    )
+    targets = [d for d in shuffled if _askable(d, params)][: max(n_targets, 0)]
+    chosen = {d.document_id for d in targets}
+    rest = [d for d in shuffled if d.document_id not in chosen]
+    profile = _without_copies(rest, targets)[: params.max_profile_size]
+    if len(profile) >= params.min_profile_size:
+        yield from (Target(split, target, tuple(profile)) for target in targets)
+
+
+def hold_out_latest(
+    documents: Sequence[Document], params: ExampleParams, seed: int
+) -> Iterator[Target]:
+    """Temporal setting: the latest documents are test targets, those before them validation's.
+
+    A profile holds only documents older than its target; the newest of them, if there are many.
+
+    Raises:
+        ValueError: a document has no date.
+    """
+    for document in documents:
+        if document.date is None:
+            raise ValueError(
+                f"document {document.document_id} of user {document.user_id} has no date, and the "
+                "temporal setting needs one: add it, or set examples.setting=user"
+            )
+    in_time = sorted(documents, key=lambda d: (d.date or "", d.document_id))
+    n_test = max(1, round(params.test_share * len(in_time)))
+    n_validation = max(1, round(params.validation_share * len(in_time)))
+    ends = {"train": len(in_time) - n_test - n_validation, "validation": len(in_time) - n_test}
+    pools: dict[Split, list[Document]] = {
+        "train": in_time[: max(ends["train"], 0)],
+        "validation": in_time[max(ends["train"], 0) : ends["validation"]],
+        "test": in_time[ends["validation"] :],
+    }
+    for split, pool in pools.items():
+        generator = random_for(seed, "targets", split, documents[0].user_id)
+        n_left = params.examples_per_user.get(split, 0)
+        for target in generator.sample(pool, len(pool)):
+            older = [d for d in in_time if (d.date or "") < (target.date or "")]
+            profile = _without_copies(older, [target])[-params.max_profile_size :]
+            enough = len(profile) >= params.min_profile_size
+            if n_left > 0 and enough and _askable(target, params):
+                n_left -= 1
+                yield Target(split, target, tuple(profile))
+
+
+def _askable(document: Document, params: ExampleParams) -> bool:
+    return len(document.text.split()) <= params.max_reference_words
+
+
+def _without_copies(documents: Sequence[Document], targets: Sequence[Document]) -> list[Document]:
+    """Leave out documents that hold much of a target: it would be in its own profile."""
+    return [
+        document
+        for document in documents
+        if all(copied_share(t.text, document.text) < NEAR_COPY for t in targets)
+    ]

@@ -1,0 +1,100 @@
+"""Nodes that write prompts, and the reasoning paths of the training examples."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Collection, Sequence
+
+from rest_pg.backends.models import load_tokenizer
+from rest_pg.backends.protocols import Teacher
+from rest_pg.config import PromptParams, ResponseFormat
+from rest_pg.prompts import apply_chat_template, compile_template, fit_documents
+from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath, Split
+
+logger = logging.getLogger(__name__)
+
+
+def create_prompts(
+    examples: Sequence[Example],
+    profiles: Sequence[Profile],
+    policy: PolicyCheckpoint,
+    template: str,
+    response_format: ResponseFormat,
+    params: PromptParams,
+    *,
+    splits: Collection[Split] = ("train", "validation", "test"),
+) -> tuple[list[Prompt], dict[str, float]]:
+    """Render the generation input of each example (fig. 6) within its token budget.
+
+    The reference is not given to the template, so it can't reach a prompt.
+
+    Returns:
+        The prompts, and figures: prompts, their token counts, and what the budget cut.
+
+    Raises:
+        ValueError: a prompt doesn't fit the budget even without documents.
+    """
+    tokenizer = load_tokenizer(policy)
+    render = compile_template(template)
+    found = {profile.example_id: profile for profile in profiles}
+    prompts = []
+    for example in (e for e in examples if e.split in splits):
+        fitted = fit_documents(
+            tokenizer,
+            lambda context, example=example: apply_chat_template(  # type: ignore[misc]
+                tokenizer,
+                params.system,
+                render(
+                    instruction=example.input, context=context, reasoning=response_format.reasoning
+                ),
+            ),
+            [d.text for d in found[example.example_id].documents],
+            params.max_tokens,
+            example.example_id,
+        )
+        prompts.append(
+            Prompt(
+                example_id=example.example_id,
+                user_id=example.user_id,
+                split=example.split,
+                text=fitted.text,
+                reference=example.reference,
+                n_tokens=fitted.n_tokens,
+                n_documents=fitted.n_documents,
+                n_words_cut=fitted.n_words_cut,
+            )
+        )
+    figures = _figures(prompts)
+    logger.info(
+        "%d prompts of %.0f to %.0f tokens; the budget cut words from %.0f of them",
+        *(figures[k] for k in ("prompts", "min_tokens", "max_tokens", "prompts_cut")),
+    )
+    return prompts, figures
+
+
+def _figures(prompts: Sequence[Prompt]) -> dict[str, float]:
+    tokens = [prompt.n_tokens for prompt in prompts] or [0]
+    return {
+        "prompts": len(prompts),
+        "min_tokens": min(tokens),
+        "median_tokens": statistics.median(tokens),
+        "max_tokens": max(tokens),
+        "prompts_cut": sum(prompt.n_words_cut > 0 for prompt in prompts),
+        "words_cut": sum(prompt.n_words_cut for prompt in prompts),
+    }
+
+
+def write_reasoning_paths(
+    examples: Sequence[Example],
+    profiles: Sequence[Profile],
+    teacher: Teacher,
+    policy: PolicyCheckpoint,
+) -> list[ReasoningPath]:
+    """Let the teacher write a reasoning path for each training example (§3.1)."""
+    found = {profile.example_id: profile for profile in profiles}
+    train = [example for example in examples if example.split == "train"]
+    paths = teacher.write(train, found, policy)
+    copied = sum(path.copied_ngrams > 0 for path in paths)
+    logger.info("%d reasoning paths; %d hold words copied from the reference", len(paths), copied)
+    return paths
