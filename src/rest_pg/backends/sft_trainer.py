@@ -1,0 +1,185 @@
+"""Supervised fine-tuning on TRL's SFTTrainer, with one row per prompt."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig
+from trl import SFTConfig, SFTTrainer
+
+from rest_pg.backends.models import (
+    check_free_disk,
+    load_model,
+    load_tokenizer,
+    save_model,
+    supports_bfloat16,
+)
+from rest_pg.backends.prefix_attention import unsupported_reason
+from rest_pg.backends.shared_prompt import collate, weighted_loss
+from rest_pg.config import TrainingParams
+from rest_pg.records import PolicyCheckpoint, TrainingExample
+
+logger = logging.getLogger(__name__)
+
+
+class _SharedPromptSFTTrainer(SFTTrainer):
+    """TRL's trainer with our row layout: the loss alone differs."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the weighted loss; the logits of a whole row are never built."""
+        return weighted_loss(model, inputs, num_items_in_batch)
+
+
+class SharedPromptTrainer:
+    """Fine-tunes all weights, or low-rank adapters that are merged when the policy is saved.
+
+    Each prompt is processed once for all of its completions. Architectures whose attention isn't
+    plain (sliding windows, …) get one completion per row instead. Weights train in float32, with
+    bfloat16 products where the hardware has them.
+    """
+
+    def __init__(self, gradient_checkpointing: bool = False) -> None:
+        """Trade time for memory with ``gradient_checkpointing``."""
+        self._gradient_checkpointing = gradient_checkpointing
+
+    def train(
+        self,
+        policy: PolicyCheckpoint,
+        examples: Sequence[TrainingExample],
+        params: TrainingParams,
+        seed: int,
+    ) -> tuple[PolicyCheckpoint, dict[str, float]]:
+        """Train on the completions; see :class:`~rest_pg.backends.protocols.Trainer`.
+
+        Raises:
+            ValueError: there are no examples, or one is longer than ``params.max_tokens``.
+        """
+        started = time.perf_counter()
+        if not examples:
+            raise ValueError("there are no training examples: none was selected or written")
+        tokenizer = load_tokenizer(policy)
+        share = unsupported_reason(AutoConfig.from_pretrained(policy.path)) is None
+        rows = tokenize_rows(tokenizer, examples, params.max_tokens, share)
+        torch.manual_seed(seed)
+        model = load_model(policy, torch.float32)
+        if params.lora:
+            model = _add_adapters(model, params)
+        with tempfile.TemporaryDirectory(prefix="rest-pg-trainer-") as scratch:
+            trainer = _SharedPromptSFTTrainer(
+                model=model,
+                args=self._arguments(params, seed, scratch),
+                train_dataset=Dataset.from_list(rows),
+                data_collator=collate,
+                processing_class=tokenizer,
+            )
+            loss = trainer.train().training_loss
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        trained = model.merge_and_unload() if params.lora else model
+        target = Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
+        try:
+            check_free_disk(target, 4 * trained.num_parameters())
+            save_model(trained, tokenizer, target)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        seconds = time.perf_counter() - started
+        n_tokens = sum(len(row["prompt"]) + sum(map(len, row["completions"])) for row in rows)
+        return PolicyCheckpoint(target), {
+            "examples": len(examples),
+            "prompts": len({example.example_id for example in examples}),
+            "steps": trainer.state.global_step,
+            "loss_mean": loss,
+            "loss_first": losses[0],
+            "loss_last": losses[-1],
+            "tokens": n_tokens,
+            "seconds": seconds,
+            "tokens_per_second": n_tokens * params.epochs / seconds,
+        }
+
+    def _arguments(self, params: TrainingParams, seed: int, scratch: str) -> SFTConfig:
+        return SFTConfig(
+            output_dir=scratch,
+            # one row per forward: nothing is padded, and rows of one step are accumulated
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=params.batch_size,
+            num_train_epochs=params.epochs,
+            learning_rate=params.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=params.warmup_ratio,
+            weight_decay=params.weight_decay,
+            max_grad_norm=params.max_grad_norm,
+            optim=params.optimizer,
+            gradient_checkpointing=self._gradient_checkpointing,
+            bf16=supports_bfloat16(),
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            seed=seed,
+            data_seed=seed,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+        )
+
+
+def _add_adapters(model: Any, params: TrainingParams) -> Any:
+    assert params.lora is not None
+    config = LoraConfig(
+        r=params.lora.r,
+        lora_alpha=params.lora.alpha,
+        lora_dropout=params.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def tokenize_rows(
+    tokenizer: Any, examples: Sequence[TrainingExample], max_tokens: int, share: bool = True
+) -> list[dict[str, Any]]:
+    """Group examples by prompt, as token ids: every completion ends with the end token.
+
+    Args:
+        tokenizer: the policy's.
+        examples: completions of one example share its prompt.
+        max_tokens: of a prompt with one completion.
+        share: whether a row may hold several completions.
+
+    Raises:
+        ValueError: an example is longer than ``max_tokens``, or the tokenizer has no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token, so a policy could never stop: set one")
+    rows: dict[Any, dict[str, Any]] = {}
+    for number, example in enumerate(examples):
+        prompt = tokenizer(example.prompt, add_special_tokens=False, verbose=False).input_ids
+        completion = tokenizer(example.completion, add_special_tokens=False, verbose=False)
+        ids = [*completion.input_ids, tokenizer.eos_token_id]
+        if len(prompt) + len(ids) > max_tokens:
+            raise ValueError(
+                f"example {example.example_id} takes {len(prompt)} + {len(ids)} tokens, above "
+                f"max_tokens={max_tokens}: raise it, or lower prompt.max_tokens or "
+                "examples.max_reference_words"
+            )
+        key = example.example_id if share else number
+        row = rows.setdefault(key, {"prompt": prompt, "completions": [], "weights": []})
+        row["completions"].append(ids)
+        row["weights"].append(float(example.weight))
+    return list(rows.values())

@@ -1,0 +1,228 @@
+"""Nodes of one EM iteration (Alg. 1)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Trainer
+from rest_pg.config import (
+    EvaluationParams,
+    ExpectationParams,
+    MaximizationParams,
+    ResponseFormat,
+    SelectionParams,
+)
+from rest_pg.pipelines.self_training.selection import keep_best
+from rest_pg.records import (
+    PolicyCheckpoint,
+    Prompt,
+    Sample,
+    ScoredSample,
+    SelectedSample,
+    Split,
+    TrainingExample,
+)
+from rest_pg.responses import format_completion, parse_generation
+from rest_pg.tracking import to_metric_history
+
+logger = logging.getLogger(__name__)
+
+
+def sample_seed(seed: int, stage: str, example_id: str, sample_index: int) -> int:
+    """Derive a sample's seed from what it is, so that it doesn't depend on what is drawn beside it."""
+    key = f"{seed}\0{stage}\0{example_id}\0{sample_index}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def sample_responses(
+    policy: PolicyCheckpoint,
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    response_format: ResponseFormat,
+    params: ExpectationParams | EvaluationParams,
+    seed: int,
+    *,
+    stage: str,
+    splits: Collection[Split],
+) -> tuple[list[Sample], dict[str, float]]:
+    """Expectation step, part 1: draw samples for each prompt (Alg. 1), and parse them.
+
+    Args:
+        policy: what is sampled from.
+        prompts: of all splits.
+        generator: the engine.
+        response_format: how samples are parsed.
+        params: samples per prompt, and how they are drawn.
+        seed: of the run.
+        stage: enters the seeds: ``iteration_t`` or ``evaluation``.
+        splits: whose prompts are sampled.
+
+    Returns:
+        The samples, by prompt and index; and tokens, seconds and tokens per second.
+    """
+    started = time.perf_counter()
+    requests = [
+        GenerationRequest(
+            example_id=prompt.example_id,
+            prompt=prompt.text,
+            seeds=tuple(
+                sample_seed(seed, stage, prompt.example_id, i)
+                for i in range(params.samples_per_prompt)
+            ),
+        )
+        for prompt in prompts
+        if prompt.split in splits
+    ]
+    generations = generator.generate(policy, requests, params.decoding)
+    samples = [parse_generation(generation, response_format) for generation in generations]
+    seconds = time.perf_counter() - started
+    n_tokens = sum(sample.n_tokens for sample in samples)
+    malformed = sum(bool(sample.malformed) for sample in samples)
+    logger.info(
+        "drew %d samples from %d prompts: %d tokens in %.0f s; %d malformed, %d not ended",
+        len(samples),
+        len(requests),
+        n_tokens,
+        seconds,
+        malformed,
+        sum(not sample.finished for sample in samples),
+    )
+    return samples, {
+        "samples": len(samples),
+        "tokens": n_tokens,
+        "seconds": seconds,
+        "tokens_per_second": n_tokens / seconds,
+    }
+
+
+def score_samples(
+    samples: Sequence[Sample], prompts: Sequence[Prompt], reward: Reward
+) -> list[ScoredSample]:
+    """Expectation step, part 2: reward each sample's response (§3.2).
+
+    The reasoning path is never shown to the reward: it counts only through the response it leads to.
+    """
+    references = {prompt.example_id: prompt.reference for prompt in prompts}
+    scores = reward.score(samples, references)
+    scored = [
+        ScoredSample(sample=sample, score=score)
+        for sample, score in zip(samples, scores, strict=True)
+    ]
+    mean = statistics.fmean(s.score.reward for s in scored) if scored else 0.0
+    logger.info("mean reward of %d samples: %.4f", len(scored), mean)
+    return scored
+
+
+def select_samples(
+    scored_samples: Sequence[ScoredSample], params: SelectionParams, seed: int
+) -> list[SelectedSample]:
+    """Expectation step, part 3: keep the best samples of each prompt.
+
+    Raises:
+        ValueError: no sample of any prompt is kept.
+    """
+    by_example: defaultdict[str, list[ScoredSample]] = defaultdict(list)
+    for scored in scored_samples:
+        by_example[scored.sample.example_id].append(scored)
+    kept = [s for group in by_example.values() for s in keep_best(group, params, seed)]
+    if not kept:
+        best = max((s.score.reward for s in scored_samples), default=0.0)
+        malformed = sum(bool(s.sample.malformed) for s in scored_samples)
+        raise ValueError(
+            f"no sample reached selection.threshold={params.threshold} (relative to "
+            f"{params.relative_to}): the best of {len(scored_samples)} scored {best:.3f}, and "
+            f"{malformed} were malformed. Lower the threshold, draw more samples per prompt, or "
+            "train sft for longer."
+        )
+    n_prompts = len({s.sample.example_id for s in kept})
+    logger.info(
+        "kept %d of %d samples, for %d of %d prompts",
+        len(kept),
+        len(scored_samples),
+        n_prompts,
+        len(by_example),
+    )
+    return kept
+
+
+def create_training_examples(
+    selected_samples: Sequence[SelectedSample],
+    prompts: Sequence[Prompt],
+    response_format: ResponseFormat,
+) -> list[TrainingExample]:
+    """Pair each kept sample with its prompt: reasoning path and response are learnt together."""
+    texts = {prompt.example_id: prompt.text for prompt in prompts}
+    return [
+        TrainingExample(
+            example_id=kept.sample.example_id,
+            prompt=texts[kept.sample.example_id],
+            completion=format_completion(
+                kept.sample.reasoning_path, kept.sample.response, response_format
+            ),
+            weight=kept.weight,
+        )
+        for kept in selected_samples
+    ]
+
+
+def maximize(
+    base_policy: PolicyCheckpoint,
+    sft_policy: PolicyCheckpoint,
+    policy: PolicyCheckpoint,
+    training_examples: Sequence[TrainingExample],
+    trainer: Trainer,
+    params: MaximizationParams,
+    seed: int,
+) -> tuple[PolicyCheckpoint, dict[str, float]]:
+    """Maximization step: train on the kept samples, weighted (§3.3).
+
+    The paper starts from the base model each time; ``params.start`` also offers policy_0 and the
+    previous iteration's policy.
+    """
+    starts = {"base": base_policy, "sft": sft_policy, "previous": policy}
+    next_policy, figures = trainer.train(starts[params.start], training_examples, params, seed)
+    logger.info(
+        "trained from %s on %d samples of %d prompts: loss %.3f at first, %.3f at last",
+        params.start,
+        *(figures[k] for k in ("examples", "prompts", "loss_first", "loss_last")),
+    )
+    return next_policy, figures
+
+
+def summarize_iteration(
+    scored_samples: Sequence[ScoredSample],
+    selected_samples: Sequence[SelectedSample],
+    sampling_figures: dict[str, float],
+    training_figures: dict[str, float],
+) -> dict[str, float]:
+    """Count what one iteration drew, kept and cost, over the training prompts."""
+    n = len(scored_samples)
+    samples = [scored.sample for scored in scored_samples]
+    distinct = {(s.example_id, " ".join(s.response.split())) for s in samples}
+    prompts = {s.example_id for s in samples}
+    kept_prompts = {kept.sample.example_id for kept in selected_samples}
+    return {
+        "train_reward_mean": statistics.fmean(s.score.reward for s in scored_samples),
+        "train_reward_kept_mean": statistics.fmean(s.reward for s in selected_samples),
+        "kept_fraction": len(selected_samples) / n,
+        "prompts_without_kept": len(prompts - kept_prompts),
+        "malformed": sum(bool(s.malformed) for s in samples) / n,
+        "unfinished": sum(not s.finished for s in samples) / n,
+        "duplicates": 1 - len(distinct) / n,
+        "mean_words": statistics.fmean(len(s.response.split()) for s in samples),
+        "sampling_seconds": sampling_figures["seconds"],
+        "sampling_tokens_per_second": sampling_figures["tokens_per_second"],
+        "training_seconds": training_figures["seconds"],
+        "training_loss_last": training_figures["loss_last"],
+        "seconds": sampling_figures["seconds"] + training_figures["seconds"],
+    }
+
+
+def log_iteration(figures: dict[str, float], *, iteration: int) -> dict[str, dict[str, float]]:
+    """Put an iteration's figures on the curves, at its step."""
+    return to_metric_history(figures, step=iteration)

@@ -1,0 +1,51 @@
+"""Which samples of one prompt are kept (§3.3, App. B)."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Sequence
+
+from rest_pg.config import SelectionParams
+from rest_pg.records import ScoredSample, SelectedSample
+
+
+def keep_best(
+    scored: Sequence[ScoredSample], params: SelectionParams, seed: int
+) -> list[SelectedSample]:
+    """Keep the best samples of one prompt, best first.
+
+    Malformed samples are never kept, nor those that the token budget cut off: training on them would
+    teach the policy to stop in the middle. Equal responses count once. The paper doesn't say which
+    ten are kept among more: here the best, and among equal rewards those that the seed draws.
+
+    Args:
+        scored: all samples of one prompt; malformed ones count in the prompt's mean.
+        params: threshold, what it is measured from, cap and weighting.
+        seed: of the run.
+    """
+    if not scored:
+        return []
+    origin = (
+        statistics.fmean(s.score.reward for s in scored)
+        if params.relative_to == "prompt_mean"
+        else 0.0
+    )
+    kept: list[SelectedSample] = []
+    responses: set[str] = set()
+    for candidate in sorted(scored, key=lambda s: (-s.score.reward, _ticket(s, seed))):
+        sample, reward = candidate.sample, candidate.score.reward
+        response = " ".join(sample.response.split())
+        usable = not sample.malformed and sample.finished and response not in responses
+        if not usable or reward - origin < params.threshold or len(kept) == params.max_per_prompt:
+            continue
+        responses.add(response)
+        weight = reward if params.weighting == "reward" else 1.0
+        kept.append(SelectedSample(sample=sample, reward=reward, weight=weight))
+    return kept
+
+
+def _ticket(scored: ScoredSample, seed: int) -> str:
+    """A draw that depends on the sample, not on its place."""
+    key = f"{seed}\0{scored.sample.example_id}\0{scored.sample.sample_index}"
+    return hashlib.sha256(key.encode()).hexdigest()
