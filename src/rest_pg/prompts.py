@@ -50,7 +50,9 @@ def apply_chat_template(tokenizer: Any, system: str, user: str) -> str:
         return str(_apply(tokenizer, messages))
     except Exception as error:  # a template raises whatever it likes
         if not system:
-            raise ValueError(f"the model's chat template refuses a user message: {error}") from error
+            raise ValueError(
+                f"the model's chat template refuses a user message: {error}"
+            ) from error
     return str(_apply(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}]))
 
 

@@ -128,7 +128,9 @@ class PrefixMemory:
         self._prefix_mask = _tail_mask(self.prefix_length[:groups])
         return (self.prefix_length[group_of] + self._at)[:, None]
 
-    def prefill(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def prefill(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> Tensor:
         """Keep a prompt's keys and values; return its causal attention, [1, heads, tokens, size]."""
         assert self.prefilling is not None
         length = key.shape[2]

@@ -42,9 +42,7 @@ class CompositeReward:
 
     def score(self, samples: Sequence[Sample], references: Mapping[str, str]) -> list[Score]:
         """See :class:`~rest_pg.backends.protocols.Reward`; a malformed sample has reward 0."""
-        pairs = [
-            ("" if s.malformed else s.response, references[s.example_id]) for s in samples
-        ]
+        pairs = [("" if s.malformed else s.response, references[s.example_id]) for s in samples]
         components = measure_components(pairs, self._weights, self._embedder, self._scorer)
         return [
             Score(

@@ -1,0 +1,141 @@
+"""Hooks: flat parameters in MLflow, no run left open, time and memory, and how to go on."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from typing import Any
+
+import mlflow
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.pipeline.node import Node
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel
+
+logger = logging.getLogger(__name__)
+
+MLFLOW_PARAM_LENGTH = 500
+"""MLflow cuts nothing: a longer value is refused, so it becomes a tag."""
+
+
+class RunParameters:
+    """The parameters of the session at hand, for whoever has no context: pipelines need T."""
+
+    values: dict[str, Any] | None = None
+
+
+class ParametersHook:
+    """Logs every parameter under its own flat name; keeps them for the pipeline registry."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep the parameters."""
+        RunParameters.values = dict(context.params)
+
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self) -> None:
+        """Log the parameters; in a run that goes on, a changed one becomes a tag."""
+        run = mlflow.active_run()
+        if run is None:
+            return
+        known = mlflow.get_run(run.info.run_id).data.params
+        for name, value in flatten(RunParameters.values or {}).items():
+            text = str(value)
+            if len(text) > MLFLOW_PARAM_LENGTH or known.get(name, text) != text:
+                mlflow.set_tag(f"param.{name}", text)
+            elif name not in known:
+                mlflow.log_param(name, text)
+
+
+class MlflowRunHook:
+    """Leaves no MLflow run open in this process, and says how to go on after a failure."""
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self) -> None:
+        """Close what is still open."""
+        _end_runs("FINISHED")
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self, error: Exception, run_params: dict[str, Any]) -> None:
+        """Say what is kept, and the command that continues in the same MLflow run."""
+        run = mlflow.active_run()
+        words = ["kedro run --only-missing-outputs"]
+        if run_params.get("env"):
+            words.append(f"--env {run_params['env']}")
+        if run_params.get("pipeline_names"):
+            words.append(f"--pipelines {','.join(run_params['pipeline_names'])}")
+        given = dict(run_params.get("runtime_params") or {})
+        if run is not None:
+            given["mlflow_run_id"] = run.info.run_id
+        if given:
+            words.append("--params " + ",".join(f"{k}={v}" for k, v in given.items()))
+        logger.error(
+            "%s\nEvery finished dataset is kept below data/. When the cause is mended, go on with:"
+            "\n  %s",
+            error,
+            " ".join(words),
+        )
+        _end_runs("FAILED")
+
+
+def _end_runs(status: str) -> None:
+    while mlflow.active_run() is not None:
+        mlflow.end_run(status)
+
+
+class UsageHook:
+    """Logs each node's time in a line, and the run's time and peak memory at its end."""
+
+    def __init__(self) -> None:
+        self._run_started = self._node_started = time.perf_counter()
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        """Start the clock."""
+        self._run_started = time.perf_counter()
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Start the node's clock."""
+        self._node_started = time.perf_counter()
+        logger.info("%s …", node.name)
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Say how long the node took."""
+        logger.info("%s took %.1f s", node.name, time.perf_counter() - self._node_started)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Say what the run took; put it into MLflow."""
+        seconds, memory = time.perf_counter() - self._run_started, peak_memory_gb()
+        logger.info("the run took %.1f minutes and at most %.1f GB", seconds / 60, memory)
+        if mlflow.active_run() is not None:
+            try:
+                mlflow.log_metrics({"run_seconds": seconds, "peak_memory_gb": memory})
+            except MlflowException as error:
+                logger.warning("MLflow took no run time: %s", error)
+
+
+def peak_memory_gb() -> float:
+    """Return the highest resident memory of this process and of any child that ended, in GB."""
+    usage = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(u.ru_maxrss for u in usage) * 1024 / 1e9
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings and pydantic models as one mapping with dotted names."""
+    if isinstance(values, BaseModel):
+        values = values.model_dump()
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+# the last one listed runs first: time is logged before the MLflow run is closed
+PROJECT_HOOKS = (ParametersHook(), MlflowRunHook(), UsageHook())

@@ -1,0 +1,45 @@
+"""The pipelines by name; ``__default__`` is the whole method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.pipeline import Pipeline
+
+from rest_pg.hooks import RunParameters
+from rest_pg.pipelines import (
+    calibration,
+    data_ingestion,
+    evaluation,
+    reasoning_path,
+    self_training,
+    sft,
+)
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Build every pipeline; T is fixed here, from the parameters of the session."""
+    n_iterations = int(_parameters()["n_iterations"])
+    pipelines = {
+        "data_ingestion": data_ingestion.create_pipeline(),
+        "reasoning_path": reasoning_path.create_pipeline(),
+        "sft": sft.create_pipeline(),
+        "self_training": self_training.create_pipeline(n_iterations),
+        "evaluation": evaluation.create_pipeline(n_iterations),
+    }
+    return pipelines | {
+        "__default__": sum(pipelines.values(), Pipeline([])),
+        "calibration": calibration.create_pipeline(),
+    }
+
+
+def _parameters() -> dict[str, Any]:
+    """Parameters of the session; without one (``kedro registry list``), those of ``conf/base``."""
+    if RunParameters.values is not None:
+        return RunParameters.values
+    loader = OmegaConfigLoader(
+        conf_source=str(Path.cwd() / "conf"), base_env="base", default_run_env="local"
+    )
+    return dict(loader["parameters"])

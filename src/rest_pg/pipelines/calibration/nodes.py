@@ -1,0 +1,132 @@
+"""Nodes that calibrate the reward and its components on validation users' texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from rouge_score.rouge_scorer import RougeScorer
+
+from rest_pg.backends.embeddings import Embedder
+from rest_pg.backends.protocols import Reward
+from rest_pg.backends.rewards import COMPONENTS, measure_components
+from rest_pg.config import EvaluationParams
+from rest_pg.records import Document, Example, Sample
+from rest_pg.statistics import bootstrap_mean
+from rest_pg.text import sentences
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ["component", "against", "auc", "ci_low", "ci_high", "n_users", "n_pairs"]
+
+
+def calibrate_reward(
+    examples: Sequence[Example], reward: Reward, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """Measure how often a reward prefers the right half of a passage.
+
+    A text scored against itself proves nothing. So each passage of the validation users is cut in two:
+    its first half is the reference, and its second half must score above the second half of another
+    passage, by the same user (``same_user``) or by another user on the nearest topic (``same_topic``).
+    ``length`` is the control: a component that does no better rewards length.
+
+    Returns:
+        One row per component and kind of opponent: the share of pairs won (ties count half; 0.5 is
+        chance) with its interval over users.
+    """
+    documents = {d.document_id: d for e in examples if e.split == "validation" for d in e.profile}
+    passages = list(documents.values())
+    opponents = {
+        "same_user": _same_user(passages, seed),
+        "same_topic": _same_topic(passages, Embedder()),
+    }
+    rows = []
+    for against, pairs in opponents.items():
+        own = _score([(a, a) for a, _ in pairs], reward)
+        other = _score([(b, a) for a, b in pairs], reward)
+        users = np.array([a.user_id for a, _ in pairs])
+        for name in own:
+            wins = (own[name] > other[name]) + 0.5 * (own[name] == other[name])
+            estimate = bootstrap_mean(
+                wins.astype(float),
+                users,
+                n_bootstrap=params.n_bootstrap,
+                confidence=params.confidence,
+                seed=seed,
+            )
+            rows.append(
+                dict(
+                    zip(
+                        COLUMNS,
+                        [
+                            name,
+                            against,
+                            estimate.mean,
+                            estimate.ci_low,
+                            estimate.ci_high,
+                            estimate.n_users,
+                            estimate.n_examples,
+                        ],
+                        strict=True,
+                    )
+                )
+            )
+    table = pd.DataFrame(rows, columns=COLUMNS).round(4)
+    logger.info("share of pairs in which the right half wins:\n%s", table.to_string(index=False))
+    return table
+
+
+def _halves(text: str) -> tuple[str, str]:
+    parts = sentences(text)
+    middle = max(1, len(parts) // 2)
+    return " ".join(parts[:middle]), " ".join(parts[middle:]) or parts[-1]
+
+
+def _same_user(passages: Sequence[Document], seed: int) -> list[tuple[Document, Document]]:
+    generator = np.random.default_rng(seed)
+    pairs = []
+    for passage in passages:
+        others = [p for p in passages if p.user_id == passage.user_id and p is not passage]
+        if others:
+            pairs.append((passage, others[int(generator.integers(len(others)))]))
+    return pairs
+
+
+def _same_topic(
+    passages: Sequence[Document], embedder: Embedder
+) -> list[tuple[Document, Document]]:
+    vectors = embedder.embed([p.text for p in passages])
+    nearness = vectors @ vectors.T
+    users = np.array([p.user_id for p in passages])
+    nearness[users[:, None] == users] = -np.inf
+    best = nearness.argmax(axis=1)
+    return [
+        (p, passages[int(i)]) for p, i in zip(passages, best, strict=True) if users[i] != p.user_id
+    ]
+
+
+def _score(pairs: Sequence[tuple[Document, Document]], reward: Reward) -> dict[str, np.ndarray]:
+    """Score the second half of the first document against the first half of the second."""
+    texts = [(_halves(c.text)[1], _halves(r.text)[0]) for c, r in pairs]
+    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    components = measure_components(texts, COMPONENTS, Embedder(), scorer)
+    samples = [
+        Sample(
+            example_id=str(i),
+            sample_index=0,
+            text=response,
+            reasoning_path="",
+            response=response,
+            malformed="",
+            finished=True,
+            n_tokens=0,
+        )
+        for i, (response, _) in enumerate(texts)
+    ]
+    rewards = reward.score(samples, {str(i): text for i, (_, text) in enumerate(texts)})
+    scores = {name: np.array([c[name] for c in components]) for name in COMPONENTS}
+    scores["reward"] = np.array([score.reward for score in rewards])
+    scores["length"] = np.array([float(len(response.split())) for response, _ in texts])
+    return scores

@@ -1,0 +1,144 @@
+"""Nodes that measure each system's samples, and compare the systems."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rest_pg.config import EvaluationParams
+from rest_pg.metrics import measure_response
+from rest_pg.records import Profile, Prompt, ScoredSample
+from rest_pg.statistics import bootstrap_mean
+from rest_pg.tracking import to_metric_history
+
+logger = logging.getLogger(__name__)
+
+METRICS = (
+    "reward",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "meteor",
+    "words",
+    "malformed",
+    "unfinished",
+    "degenerate",
+    "duplicates",
+    "copied",
+)
+COLUMNS = ["system", "split", "metric", "mean", "ci_low", "ci_high", "n_users", "n_examples"]
+BASELINE = "sft"
+"""Every other system is also compared with this one, pair by pair."""
+
+
+def measure_samples(
+    scored_samples: Sequence[ScoredSample],
+    prompts: Sequence[Prompt],
+    profiles: Sequence[Profile],
+) -> pd.DataFrame:
+    """Measure every sample of one system: one row per sample, keyed by example and index.
+
+    ``duplicates`` is the share of the example's other samples with the same response.
+    """
+    prompt_of = {prompt.example_id: prompt for prompt in prompts}
+    documents = {p.example_id: [d.text for d in p.documents] for p in profiles}
+    keys = [(s.sample.example_id, " ".join(s.sample.response.split())) for s in scored_samples]
+    same, drawn = Counter(keys), Counter(example_id for example_id, _ in keys)
+    rows = []
+    for scored, key in zip(scored_samples, keys, strict=True):
+        sample, prompt = scored.sample, prompt_of[scored.sample.example_id]
+        others = drawn[sample.example_id] - 1
+        rows.append(
+            {
+                "example_id": sample.example_id,
+                "sample_index": sample.sample_index,
+                "user_id": prompt.user_id,
+                "split": prompt.split,
+                "reward": scored.score.reward,
+                "malformed": float(bool(sample.malformed)),
+                "unfinished": float(not sample.finished),
+                "duplicates": (same[key] - 1) / others if others else 0.0,
+                **measure_response(sample.response, prompt.reference, documents[sample.example_id]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def log_system(metrics: pd.DataFrame, *, step: int | None) -> dict[str, dict[str, float]]:
+    """Put a system's mean reward by split on the curves; the base model (no step) is not on them."""
+    if step is None:
+        return {}
+    means = metrics.groupby("split")["reward"].mean()
+    return to_metric_history({f"{split}_reward": v for split, v in means.items()}, step=step)
+
+
+def create_results(params: EvaluationParams, seed: int, **metrics: pd.DataFrame) -> pd.DataFrame:
+    """Estimate every metric of every system on each held-out split, with intervals over users.
+
+    An example counts once: by the mean of its samples. Beside each system's own metrics stands its
+    paired difference from SFT in reward, as ``reward_minus_sft``.
+
+    Args:
+        params: resamples and confidence.
+        seed: of the resamples.
+        **metrics: what :func:`measure_samples` returned, by system.
+    """
+    by_example = {
+        system: table.groupby(["split", "user_id", "example_id"])[list(METRICS)].mean()
+        for system, table in metrics.items()
+    }
+    rows = []
+    for system, table in by_example.items():
+        columns = {name: table[name] for name in METRICS}
+        if system != BASELINE and BASELINE in by_example:
+            columns["reward_minus_sft"] = table["reward"] - by_example[BASELINE]["reward"]
+        for name, values in columns.items():
+            for split, own in values.groupby(level="split"):
+                estimate = bootstrap_mean(
+                    own.to_numpy(dtype="float64"),
+                    own.index.get_level_values("user_id").to_numpy(dtype="str"),
+                    n_bootstrap=params.n_bootstrap,
+                    confidence=params.confidence,
+                    seed=seed,
+                )
+                rows.append(
+                    {
+                        "system": system,
+                        "split": split,
+                        "metric": name,
+                        "mean": estimate.mean,
+                        "ci_low": estimate.ci_low,
+                        "ci_high": estimate.ci_high,
+                        "n_users": estimate.n_users,
+                        "n_examples": estimate.n_examples,
+                    }
+                )
+    return pd.DataFrame(rows, columns=COLUMNS).round(6)
+
+
+def log_results(results: pd.DataFrame, report: str) -> None:
+    """Print the table of the test users, and where to look next."""
+    logger.info(
+        "held-out test users, mean [95%% interval over users]:\n\n%s\n\n"
+        "all figures: data/08_reporting/results.csv\nreport: data/08_reporting/report.html\n"
+        "MLflow: make ui     lineage: make viz",
+        results_table(results).to_string(),
+    )
+
+
+def results_table(results: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Lay the results out for reading: a row per system, a column per metric."""
+    table: dict[str, dict[str, str]] = {}
+    for row in results[results["split"] == split].itertuples():
+        cells = table.setdefault(str(row.system), {})
+        if row.metric in ("reward", "reward_minus_sft"):
+            cells[str(row.metric)] = f"{row.mean:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]"
+        elif row.metric == "words":
+            cells["words"] = f"{row.mean:.0f}"
+        else:
+            cells[str(row.metric)] = f"{row.mean:.3f}"
+    frame = pd.DataFrame.from_dict(table, orient="index").fillna("")
+    return frame.rename_axis(index="system")

@@ -1,0 +1,105 @@
+"""Wiring: one template per system (base, sft, iteration_1 …), then results and report."""
+
+from functools import partial
+from typing import Any
+
+from kedro.pipeline import Pipeline, node
+
+from rest_pg.pipelines.evaluation.nodes import (
+    create_results,
+    log_results,
+    log_system,
+    measure_samples,
+)
+from rest_pg.pipelines.evaluation.report import create_report
+from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
+
+
+def create_system(step: int | None) -> Pipeline:
+    """Return the template that evaluates one policy; ``step`` is its place on the curves.
+
+    All systems draw with the same seeds: the differences between them are paired.
+    """
+    return Pipeline(
+        [
+            node(
+                partial(sample_responses, stage="evaluation", splits=("validation", "test")),
+                [
+                    "policy",
+                    "prompts",
+                    "generator",
+                    "params:response_format",
+                    "params:evaluation",
+                    "params:seed",
+                ],
+                ["samples", "sampling_figures"],
+                name="sample_responses",
+            ),
+            node(
+                score_samples,
+                ["samples", "prompts", "reward"],
+                "scored_samples",
+                name="score_samples",
+            ),
+            node(
+                measure_samples,
+                ["scored_samples", "prompts", "profiles"],
+                "metrics",
+                name="measure_samples",
+            ),
+            node(partial(log_system, step=step), "metrics", "mlflow_metrics", name="log_system"),
+        ]
+    )
+
+
+def create_pipeline(n_iterations: int) -> Pipeline:
+    """Return the evaluation of the base model, of SFT and of every iteration."""
+    plain = {"policy": "base_policy", "prompts": "base_prompts"}
+    systems: dict[str, tuple[int | None, dict[str, str]]] = {"base": (None, plain)}
+    for t in range(n_iterations + 1):
+        name = "sft" if t == 0 else f"iteration_{t}"
+        systems[name] = (t, {"policy": f"policy_{t}", "prompts": "prompts"})
+    placed = [
+        Pipeline(
+            create_system(step),
+            namespace=f"evaluation.{system}",
+            inputs=inputs | {name: name for name in ("generator", "reward", "profiles")},
+            parameters={
+                "evaluation": "evaluation",
+                "seed": "seed",
+                "response_format": "base_response_format" if step is None else "response_format",
+            },
+        )
+        for system, (step, inputs) in systems.items()
+    ]
+    return sum(placed, Pipeline([])) + _create_comparison(n_iterations, list(systems))
+
+
+def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
+    metrics: dict[str, Any] = {s: f"evaluation.{s}.metrics" for s in systems}
+    scored = {s: f"evaluation.{s}.scored_samples" for s in systems}
+    figures = {f"iteration_{t}": f"iteration_{t}.figures" for t in range(1, n_iterations + 1)}
+    return Pipeline(
+        [
+            node(
+                create_results,
+                {"params": "params:evaluation", "seed": "params:seed"} | metrics,
+                "results",
+                name="create_results",
+            ),
+            node(
+                create_report,
+                {
+                    "results": "results",
+                    "examples": "examples",
+                    "profiles": "profiles",
+                    "seed": "params:seed",
+                }
+                | {f"scored_{s}": dataset for s, dataset in scored.items()}
+                | {f"figures_{s}": dataset for s, dataset in figures.items()},
+                "report",
+                name="create_report",
+            ),
+            node(log_results, ["results", "report"], None, name="log_results"),
+        ]
+    )
