@@ -46,6 +46,8 @@ class ExampleParams(Params):
     test_share: float = Field(gt=0, lt=1)
     examples_per_user: dict[Literal["train", "validation", "test"], int]
     """Targets drawn per user, by split."""
+    max_users: int | None = Field(default=None, ge=3)
+    """Users at most, drawn by seed; none: all."""
     max_profile_size: int = Field(ge=1)
     """Documents in a profile, drawn once per user: at most this many."""
     min_profile_size: int = Field(ge=1)

@@ -77,6 +77,14 @@ class MlflowRunHook:
             error,
             " ".join(words),
         )
+
+
+class MlflowLastHook:
+    """Closes what kedro-mlflow left open after a failure; it must have had its turn before."""
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self) -> None:
+        """Close every run as failed."""
         _end_runs("FAILED")
 
 
@@ -138,4 +146,4 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 # the last one listed runs first: time is logged before the MLflow run is closed
-PROJECT_HOOKS = (ParametersHook(), MlflowRunHook(), UsageHook())
+PROJECT_HOOKS = (MlflowLastHook(), ParametersHook(), MlflowRunHook(), UsageHook())

@@ -33,13 +33,14 @@ def device() -> torch.device:
 def supports_bfloat16() -> bool:
     """Whether bfloat16 products are native here; elsewhere they are slower than float32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def load_tokenizer(policy: PolicyCheckpoint) -> PreTrainedTokenizerBase:
     """Load a policy's tokenizer."""
-    return _tokenizer(str(policy.path))
+    tokenizer: PreTrainedTokenizerBase = _tokenizer(str(policy.path))
+    return tokenizer
 
 
 @lru_cache(maxsize=4)
@@ -49,7 +50,7 @@ def _tokenizer(path: str) -> Any:
 
 def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """Load a policy's weights in ``dtype`` onto the device, for inference or training."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         policy.path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
     )
     return model.to(device())

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
@@ -137,7 +136,7 @@ class PrefixMemory:
         self.prefix[layer, 0, self.prefilling, :, :length] = key[0]
         self.prefix[layer, 1, self.prefilling, :, :length] = value[0]
         repeats = query.shape[1] // key.shape[1]
-        return F.scaled_dot_product_attention(
+        return nn.functional.scaled_dot_product_attention(
             query,
             key.repeat_interleave(repeats, 1),
             value.repeat_interleave(repeats, 1),
@@ -178,7 +177,7 @@ class PrefixMemory:
         return torch.lerp(own, merged[0], weight).reshape(n, heads, 1, size)
 
 
-def _tail_mask(lengths: Tensor) -> Tensor | None:
+def _tail_mask(lengths: Tensor) -> Tensor:
     """0 where a buffer is used and -inf behind it, [n, 1, 1, longest]."""
     behind = torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
     return torch.zeros(behind.shape, device=lengths.device).masked_fill_(behind, float("-inf"))[
@@ -211,7 +210,7 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attention function of transformers' interface, [batch, heads, tokens, size] to
     [batch, tokens, heads, size]; masks and caches of the model are not used.
-    """  # noqa: D205
+    """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     attend = prefix_memory.decode if prefix_memory.prefilling is None else prefix_memory.prefill
     output = attend(module.layer_idx, query, key, value, scale)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ class SharedPrefixGenerator:
             return RepeatedCacheGenerator(self._dtype).generate(policy, requests, decoding)
         with torch.inference_mode():
             model = load_model(policy, self._dtype, ATTENTION).eval()
-            if self._pack and model.device.type == "cpu" and self._dtype is torch.bfloat16:
+            if self._pack and model.device.type == "cpu":
                 pack_linear_layers(model, self._max_rows)
             tokenizer = load_tokenizer(policy)
             run = _Run(model, tokenizer, requests, decoding, self._max_rows)

@@ -19,6 +19,7 @@ from rest_pg.pipelines.data_ingestion.examples import (
     Target,
     draw_targets,
     hold_out_latest,
+    random_for,
     split_users,
 )
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
@@ -124,6 +125,8 @@ def _targets(documents: Sequence[Document], params: ExampleParams, seed: int) ->
     for document in documents:
         by_user[document.user_id].append(document)
     users = [u for u, own in sorted(by_user.items()) if len(own) > params.min_profile_size]
+    users = sorted(users, key=lambda user: random_for(seed, "user", user).random())
+    users = sorted(users[: params.max_users])
     if params.setting == "temporal":
         for user in users:
             yield from hold_out_latest(by_user[user], params, seed)

@@ -1,6 +1,5 @@
 """Wiring: one template per system (base, sft, iteration_1 …), then results and report."""
 
-from functools import partial
 from typing import Any
 
 from kedro.pipeline import Pipeline, node
@@ -13,6 +12,7 @@ from rest_pg.pipelines.evaluation.nodes import (
 )
 from rest_pg.pipelines.evaluation.report import create_report
 from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
+from rest_pg.wiring import bind
 
 
 def create_system(step: int | None) -> Pipeline:
@@ -23,7 +23,7 @@ def create_system(step: int | None) -> Pipeline:
     return Pipeline(
         [
             node(
-                partial(sample_responses, stage="evaluation", splits=("validation", "test")),
+                bind(sample_responses, stage="evaluation", splits=("validation", "test")),
                 [
                     "policy",
                     "prompts",
@@ -47,7 +47,7 @@ def create_system(step: int | None) -> Pipeline:
                 "metrics",
                 name="measure_samples",
             ),
-            node(partial(log_system, step=step), "metrics", "mlflow_metrics", name="log_system"),
+            node(bind(log_system, step=step), "metrics", "mlflow_metrics", name="log_system"),
         ]
     )
 

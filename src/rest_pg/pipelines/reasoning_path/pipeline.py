@@ -1,14 +1,11 @@
 """Wiring: examples and profiles → prompts, and the teacher's reasoning paths."""
 
-from functools import partial, update_wrapper
-
 from kedro.pipeline import Pipeline, node
 
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
+from rest_pg.wiring import bind
 
-HELD_OUT = ("validation", "test")
-
-create_base_prompts = update_wrapper(partial(create_prompts, splits=HELD_OUT), create_prompts)
+create_base_prompts = bind(create_prompts, splits=("validation", "test"))
 """The base model never saw our output format: it is asked plainly, and only to be evaluated."""
 
 

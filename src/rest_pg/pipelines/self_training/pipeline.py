@@ -1,7 +1,5 @@
 """Wiring: one template, placed T times; ``policy_{t-1}`` goes in and ``policy_t`` comes out."""
 
-from functools import partial
-
 from kedro.pipeline import Pipeline, node
 
 from rest_pg.pipelines.self_training.nodes import (
@@ -13,6 +11,7 @@ from rest_pg.pipelines.self_training.nodes import (
     select_samples,
     summarize_iteration,
 )
+from rest_pg.wiring import bind
 
 SHARED = {"prompts", "generator", "reward", "trainer", "base_policy"}
 PARAMETERS = {"expectation", "selection", "maximization", "response_format", "seed"}
@@ -23,7 +22,7 @@ def create_iteration(t: int) -> Pipeline:
     return Pipeline(
         [
             node(
-                partial(sample_responses, stage=f"iteration_{t}", splits=("train",)),
+                bind(sample_responses, stage=f"iteration_{t}", splits=("train",)),
                 [
                     "policy",
                     "prompts",
@@ -74,7 +73,7 @@ def create_iteration(t: int) -> Pipeline:
                 name="summarize_iteration",
             ),
             node(
-                partial(log_iteration, iteration=t),
+                bind(log_iteration, iteration=t),
                 "figures",
                 "mlflow_metrics",
                 name="log_iteration",
