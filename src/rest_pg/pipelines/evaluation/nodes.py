@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rest_pg.config import EvaluationParams
+from rest_pg.backends.protocols import Generator
+from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.metrics import measure_response
-from rest_pg.records import Profile, Prompt, ScoredSample
+from rest_pg.pipelines.self_training.nodes import draw_samples
+from rest_pg.records import PolicyCheckpoint, Profile, Prompt, Sample, ScoredSample
 from rest_pg.statistics import bootstrap_mean
 from rest_pg.tracking import to_metric_history
 
@@ -32,6 +34,27 @@ METRICS = (
 COLUMNS = ["system", "split", "metric", "mean", "ci_low", "ci_high", "n_users", "n_examples"]
 BASELINE = "sft"
 """Every other system is also compared with this one, pair by pair."""
+
+
+def sample_held_out(
+    policy: PolicyCheckpoint,
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    response_format: ResponseFormat,
+    params: EvaluationParams,
+    seed: int,
+) -> tuple[list[Sample], dict[str, float]]:
+    """Draw samples for the validation and test prompts, with the same seeds for every system."""
+    return draw_samples(
+        policy,
+        [prompt for prompt in prompts if prompt.split != "train"],
+        generator,
+        response_format,
+        params.samples_per_prompt,
+        params.decoding,
+        seed,
+        stage="evaluation",
+    )
 
 
 def measure_samples(

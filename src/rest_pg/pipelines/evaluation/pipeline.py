@@ -9,9 +9,10 @@ from rest_pg.pipelines.evaluation.nodes import (
     log_results,
     log_system,
     measure_samples,
+    sample_held_out,
 )
 from rest_pg.pipelines.evaluation.report import create_report
-from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
+from rest_pg.pipelines.self_training.nodes import score_samples
 from rest_pg.wiring import bind
 
 
@@ -23,7 +24,7 @@ def create_system(step: int | None) -> Pipeline:
     return Pipeline(
         [
             node(
-                bind(sample_responses, stage="evaluation", splits=("validation", "test")),
+                sample_held_out,
                 [
                     "policy",
                     "prompts",
@@ -33,7 +34,7 @@ def create_system(step: int | None) -> Pipeline:
                     "params:seed",
                 ],
                 ["samples", "sampling_figures"],
-                name="sample_responses",
+                name="sample_held_out",
             ),
             node(
                 score_samples,

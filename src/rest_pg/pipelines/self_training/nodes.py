@@ -7,11 +7,11 @@ import logging
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Trainer
 from rest_pg.config import (
-    EvaluationParams,
+    Decoding,
     ExpectationParams,
     MaximizationParams,
     ResponseFormat,
@@ -24,7 +24,6 @@ from rest_pg.records import (
     Sample,
     ScoredSample,
     SelectedSample,
-    Split,
     TrainingExample,
 )
 from rest_pg.responses import format_completion, parse_generation
@@ -44,23 +43,49 @@ def sample_responses(
     prompts: Sequence[Prompt],
     generator: Generator,
     response_format: ResponseFormat,
-    params: ExpectationParams | EvaluationParams,
+    params: ExpectationParams,
+    seed: int,
+    *,
+    iteration: int,
+) -> tuple[list[Sample], dict[str, float]]:
+    """Expectation step, part 1: draw samples for each training prompt (Alg. 1), and parse them.
+
+    Args and return value are those of :func:`draw_samples`; the iteration enters the seeds.
+    """
+    return draw_samples(
+        policy,
+        [prompt for prompt in prompts if prompt.split == "train"],
+        generator,
+        response_format,
+        params.samples_per_prompt,
+        params.decoding,
+        seed,
+        stage=f"iteration_{iteration}",
+    )
+
+
+def draw_samples(
+    policy: PolicyCheckpoint,
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    response_format: ResponseFormat,
+    samples_per_prompt: int,
+    decoding: Decoding,
     seed: int,
     *,
     stage: str,
-    splits: Collection[Split],
 ) -> tuple[list[Sample], dict[str, float]]:
-    """Expectation step, part 1: draw samples for each prompt (Alg. 1), and parse them.
+    """Draw samples for each prompt, and parse them.
 
     Args:
         policy: what is sampled from.
-        prompts: of all splits.
+        prompts: what to sample from.
         generator: the engine.
         response_format: how samples are parsed.
-        params: samples per prompt, and how they are drawn.
+        samples_per_prompt: m.
+        decoding: how they are drawn.
         seed: of the run.
         stage: enters the seeds: ``iteration_t`` or ``evaluation``.
-        splits: whose prompts are sampled.
 
     Returns:
         The samples, by prompt and index; and tokens, seconds and tokens per second.
@@ -71,14 +96,12 @@ def sample_responses(
             example_id=prompt.example_id,
             prompt=prompt.text,
             seeds=tuple(
-                sample_seed(seed, stage, prompt.example_id, i)
-                for i in range(params.samples_per_prompt)
+                sample_seed(seed, stage, prompt.example_id, i) for i in range(samples_per_prompt)
             ),
         )
         for prompt in prompts
-        if prompt.split in splits
     ]
-    generations = generator.generate(policy, requests, params.decoding)
+    generations = generator.generate(policy, requests, decoding)
     samples = [parse_generation(generation, response_format) for generation in generations]
     seconds = time.perf_counter() - started
     n_tokens = sum(sample.n_tokens for sample in samples)

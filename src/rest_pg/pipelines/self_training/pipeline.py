@@ -22,7 +22,7 @@ def create_iteration(t: int) -> Pipeline:
     return Pipeline(
         [
             node(
-                bind(sample_responses, stage=f"iteration_{t}", splits=("train",)),
+                bind(sample_responses, iteration=t),
                 [
                     "policy",
                     "prompts",

