@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
+
+from rest_pg.backends.prefix_attention import unsupported_reason
+from rest_pg.backends.protocols import GenerationRequest
+from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
+from rest_pg.backends.sampling import draw_tokens
+from rest_pg.backends.shared_prefix import SharedPrefixGenerator
+from rest_pg.config import Decoding
+
+REQUESTS = [
+    GenerationRequest(example_id=f"e{i}", prompt=text, seeds=tuple(range(10 * i, 10 * i + n)))
+    for i, (text, n) in enumerate([("ships in the bay", 3), ("a", 1), ("green hills, far", 2)])
+]
+GREEDY = Decoding(temperature=0, top_p=1, max_new_tokens=12)
+NUCLEUS = Decoding(temperature=0.9, top_p=0.9, max_new_tokens=12)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_greedy_text_is_that_of_plain_generate(tmp_path: Path, model_type: str) -> None:
+    policy = build_policy(tmp_path, model_type)
+    ours = SharedPrefixGenerator(max_rows=4, dtype="float32").generate(policy, REQUESTS, GREEDY)
+    model = AutoModelForCausalLM.from_pretrained(policy.path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+    for generation in ours:
+        prompt = next(r.prompt for r in REQUESTS if r.example_id == generation.example_id)
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+        plain = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12
+        )
+        written = plain[0, ids.shape[1] :]
+        assert generation.text == tokenizer.decode(written, skip_special_tokens=True)
+        assert generation.n_tokens == len(written)
+
+
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 64])
+def test_samples_depend_on_their_seed_and_not_on_their_batch(policy, max_rows: int) -> None:
+    ours = SharedPrefixGenerator(max_rows=max_rows, dtype="float32").generate(
+        policy, REQUESTS, NUCLEUS
+    )
+    alone = RepeatedCacheGenerator().generate(policy, REQUESTS, NUCLEUS)
+    assert ours == alone
+    assert [(g.example_id, g.sample_index) for g in ours] == [
+        ("e0", 0),
+        ("e0", 1),
+        ("e0", 2),
+        ("e1", 0),
+        ("e2", 0),
+        ("e2", 1),
+    ]
+    assert len({g.text for g in ours if g.example_id == "e0"}) > 1
+
+
+def test_no_request_gives_no_generation(policy) -> None:
+    assert SharedPrefixGenerator(dtype="float32").generate(policy, [], NUCLEUS) == []
+
+
+def test_a_sliding_window_is_refused_by_name() -> None:
+    assert unsupported_reason(MistralConfig(sliding_window=16)) == "sliding_window=16"
+    assert unsupported_reason(MistralConfig(sliding_window=None)) is None
+
+
+def test_bad_arguments_name_value_and_remedy() -> None:
+    with pytest.raises(ValueError, match="max_rows=0 is below 1: raise it"):
+        SharedPrefixGenerator(max_rows=0)
+    with pytest.raises(ValueError, match="dtype='half'"):
+        SharedPrefixGenerator(dtype="half")
+
+
+def test_draws_follow_the_renormalised_nucleus() -> None:
+    # softmax of these is .5 .25 .125 .125: the nucleus of 0.7 is the first two, 2/3 to 1/3
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(6000, -1)
+    generators = [torch.Generator().manual_seed(i) for i in range(6000)]
+    counts = torch.bincount(draw_tokens(logits, 1.0, 0.7, generators), minlength=4)
+    assert counts[2:].tolist() == [0, 0]
+    assert counts[0].item() / 6000 == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert draw_tokens(torch.tensor([[0.1, 3.0, 1.0]]), 0, 1.0, []).tolist() == [1]

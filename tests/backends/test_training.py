@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rest_pg.backends.sft_trainer import SharedPromptTrainer, tokenize_rows
+from rest_pg.backends.shared_prompt import Row, collate_row, weighted_loss
+from rest_pg.config import TrainingParams
+from rest_pg.records import TrainingExample
+
+EXAMPLES = [
+    TrainingExample(example_id="a", prompt="<s>about ships", completion="We sail."),
+    TrainingExample(example_id="a", prompt="<s>about ships", completion="A long voyage."),
+    TrainingExample(example_id="b", prompt="<s>hills", completion="Green."),
+]
+PARAMS = TrainingParams(epochs=8, batch_size=2, learning_rate=1e-2, max_tokens=64)
+
+
+def test_layout_worked_by_hand() -> None:
+    row = collate_row(Row(prompt=[5, 6, 7], completions=[[1, 2], [3]], weights=[1.0, 0.5]))
+    assert row["input_ids"].tolist() == [[5, 6, 7, 1, 7]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 3, 2]]
+    assert row["logits_to_keep"].tolist() == [2, 3, 4]
+    assert row["labels"].tolist() == [[1, 2, 3]]
+    assert row["weights"].tolist() == [[1.0, 1.0, 0.5]]
+    assert row["attention_mask"][0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_loss_and_gradients_equal_those_of_separate_rows(policy) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32)
+    prompt, completions, weights = [9, 8, 7, 6], [[11, 12, 1], [13, 1]], [1.0, 0.25]
+    shared = weighted_loss(model, collate_row(Row(prompt, completions, weights)), None)
+    shared.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    total = torch.zeros(())
+    for completion, weight in zip(completions, weights, strict=True):
+        ids = torch.tensor([prompt + completion])
+        logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+        losses = torch.nn.functional.cross_entropy(
+            logits, torch.tensor(completion), reduction="sum"
+        )
+        total = total + weight * losses
+    plain = total / 5
+    plain.backward()
+    torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_end_token_is_learnt_once(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+    rows = tokenize_rows(tokenizer, EXAMPLES, max_tokens=64)
+    assert [len(row["completions"]) for row in rows] == [2, 1]
+    for row in rows:
+        for completion in row["completions"]:
+            assert completion.count(tokenizer.eos_token_id) == 1
+            assert completion[-1] == tokenizer.eos_token_id
+    assert len(tokenize_rows(tokenizer, EXAMPLES, max_tokens=64, share=False)) == 3
+
+
+def test_a_long_example_is_refused_and_not_cut(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+    with pytest.raises(ValueError, match=r"example a takes 12 \+ 9 tokens, above max_tokens=20"):
+        tokenize_rows(tokenizer, EXAMPLES, max_tokens=20)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_training_lowers_the_loss_and_saves_a_whole_model(policy, lora) -> None:
+    params = TrainingParams.model_validate(PARAMS.model_dump() | {"lora": lora})
+    trained, figures = SharedPromptTrainer().train(policy, EXAMPLES, params, seed=3)
+    assert figures["loss_last"] < figures["loss_first"]
+    assert figures["steps"] == 8
+    model = AutoModelForCausalLM.from_pretrained(trained.path)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert list(Path(trained.path).glob("*.safetensors"))
+
+
+def test_the_same_seed_trains_the_same_weights(policy) -> None:
+    weights = [
+        (
+            SharedPromptTrainer().train(policy, EXAMPLES, PARAMS, seed=3)[0].path
+            / "model.safetensors"
+        ).read_bytes()
+        for _ in range(2)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_no_example_is_an_error(policy) -> None:
+    with pytest.raises(ValueError, match="no training examples"):
+        SharedPromptTrainer().train(policy, [], PARAMS, seed=3)

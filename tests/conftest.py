@@ -1,0 +1,91 @@
+"""Tiny models built in place: two layers, random weights, no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rest_pg.records import Document, Example, PolicyCheckpoint
+
+CHAT = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: a token per byte, and two special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    from tokenizers import decoders
+
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=CHAT
+    )
+
+
+def build_policy(path: Path, model_type: str = "llama") -> PolicyCheckpoint:
+    """Save a random model of two layers with grouped-query attention."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "initializer_range": 0.3,  # wide, so that attention really decides the next token
+    }
+    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+    config, model = kinds[model_type]
+    model(config(**sizes)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return PolicyCheckpoint(path)
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyCheckpoint:
+    return build_policy(tmp_path_factory.mktemp("policy"))
+
+
+def document(number: int, text: str, user: str = "ann", **fields: str) -> Document:
+    return Document(document_id=f"{user}-{number}", user_id=user, text=text, **fields)
+
+
+def example(number: int = 1, **fields: object) -> Example:
+    values: dict[str, object] = {
+        "example_id": f"e{number}",
+        "user_id": "ann",
+        "split": "train",
+        "input": "Write a passage about the harbour.",
+        "query": "harbour",
+        "reference": "The harbour is open. We repaired the pier.",
+        "profile": (
+            document(1, "I like the harbour. Ships come and go."),
+            document(2, "The hills are green. I walk there."),
+        ),
+    }
+    return Example(**(values | fields))  # type: ignore[arg-type]

@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+
+import pytest
+from conftest import document, example
+from kedro.io.core import DatasetError
+
+from rest_pg.backends.retrievers import Bm25Retriever, RandomRetriever, RecencyRetriever
+from rest_pg.config import ExampleParams, PassageParams, RetrievalParams
+from rest_pg.pipelines.data_ingestion.documents import cut_passages
+from rest_pg.pipelines.data_ingestion.key_items import KeyItems
+from rest_pg.pipelines.data_ingestion.nodes import (
+    check_examples,
+    create_examples,
+    read_documents,
+    retrieve_profiles,
+)
+from rest_pg.sources import DocumentsDataset
+
+PASSAGES = PassageParams(min_words=3, max_words=6)
+REQUEST = (
+    "Write{% if title %} {{ title }}{% endif %}:{% for item in items %} {{ item }}{% endfor %}"
+)
+
+
+def example_params(**fields) -> ExampleParams:
+    values = {
+        "setting": "user",
+        "validation_share": 0.2,
+        "test_share": 0.2,
+        "examples_per_user": {"train": 2, "validation": 1, "test": 1},
+        "max_profile_size": 3,
+        "min_profile_size": 2,
+        "max_reference_words": 50,
+        "n_key_items": 2,
+    }
+    return ExampleParams(**(values | fields))
+
+
+def corpus():
+    topics = ["harbour ships", "railway trains", "forest timber", "school teachers", "army forts"]
+    return [
+        document(n, f"{user} wrote of {topics[n % 5]} part {n} again", user=user, date=f"19{n:02}")
+        for user in ("ann", "bob", "cid", "dan", "eve")
+        for n in range(8)
+    ]
+
+
+def test_passages_end_at_paragraph_ends() -> None:
+    text = "one two\n\nthree four\n\nfive six seven eight nine ten eleven\n\na b c\n\nrest"
+    # "one … four" has 4 words; the next paragraph has 7, above 6; the rest has 1, below 3
+    assert cut_passages(text, PASSAGES) == ["one two\n\nthree four", "a b c"]
+
+
+def test_bad_records_are_listed_or_stop_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    lines = [
+        json.dumps({"user": "ann", "text": "good\u2028still good"}),
+        "{broken",
+        json.dumps(["a", "list"]),
+        json.dumps({"user": "ann"}),
+        json.dumps({"user": "ann", "text": "x", "date": "May"}),
+        '{"user": "ann", "text": "\\ud800"}',
+        json.dumps({"user": "ann", "text": "GOOD\u2028still  good"}),
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    raw = DocumentsDataset(filepath=str(path)).load()
+    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    assert [d.document_id for d in documents] == ["line-1"]
+    assert [(r.source.rpartition(", ")[2], r.field) for r in rejected] == [
+        ("line 2", "line"),
+        ("line 3", "line"),
+        ("line 4", "text"),
+        ("line 5", "date"),
+        ("line 6", "text"),
+    ]
+    with pytest.raises(ValueError, match=r"5 of 7 records .*line 2, field line: expected one JSON"):
+        read_documents(raw, PASSAGES, "stop")
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="--params documents=FILE"):
+        DocumentsDataset(filepath=str(tmp_path / "none.jsonl")).load()
+
+
+def test_user_setting_keeps_users_apart_and_targets_out_of_profiles() -> None:
+    examples = create_examples(corpus(), REQUEST, example_params(), seed=5)
+    users = {
+        s: {e.user_id for e in examples if e.split == s} for s in ("train", "validation", "test")
+    }
+    assert [len(users[s]) for s in users] == [3, 1, 1]
+    targets = {e.example_id for e in examples}
+    assert not targets & {d.document_id for e in examples for d in e.profile}
+    assert all(d.user_id == e.user_id for e in examples for d in e.profile)
+    assert examples == create_examples(corpus(), REQUEST, example_params(), seed=5)
+    assert examples != create_examples(corpus(), REQUEST, example_params(), seed=6)
+
+
+def test_temporal_setting_holds_out_the_latest() -> None:
+    params = example_params(setting="temporal")
+    examples = create_examples(corpus(), REQUEST, params, seed=5)
+    date = {d.document_id: d.date for d in corpus()}
+    for e in examples:
+        assert all((d.date or "") < date[e.example_id] for d in e.profile)
+    last = {s: max(date[e.example_id] for e in examples if e.split == s) for s in ("train", "test")}
+    first_test = min(date[e.example_id] for e in examples if e.split == "test")
+    assert last["train"] < first_test
+
+
+def test_temporal_setting_needs_dates() -> None:
+    undated = [document(n, f"words {n} here") for n in range(5)]
+    with pytest.raises(ValueError, match="has no date"):
+        create_examples(undated, REQUEST, example_params(setting="temporal"), seed=1)
+
+
+def test_key_items_are_shared_words_and_telling() -> None:
+    documents = [
+        document(i, text, user=f"u{i}")
+        for i, text in enumerate(
+            ["harbour harbour zebra common", "harbour common", "common words", "common other"]
+        )
+    ]
+    # zebra is one user's own; common is everywhere, so it tells nothing: log(4/4) = 0
+    assert KeyItems(documents).choose(documents[0].text, 2) == ["harbour", "common"]
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        pytest.param([example(1), example(2, split="test")], "in two splits", id="user"),
+        pytest.param(
+            [
+                example(
+                    1, profile=(document(1, "The harbour  is open. We repaired the pier. Yes."),)
+                )
+            ],
+            "in its own profile",
+            id="leak",
+        ),
+        pytest.param([example(1, profile=())], "empty profile", id="empty"),
+        pytest.param([example(1), example(1)], "occurs twice", id="twice"),
+        pytest.param([example(1)], "no validation example", id="split"),
+    ],
+)
+def test_leaks_and_gaps_raise(examples, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_examples(examples)
+
+
+def test_retrievers_rank_as_they_say() -> None:
+    dated = example(
+        profile=(
+            document(1, "green hills", date="1901"),
+            document(2, "the harbour at night", date="1903"),
+            document(3, "old walls", date="1902"),
+        )
+    )
+
+    def order(retriever):
+        return [d.document_id for d in retriever.retrieve([dated], 2)[0].documents]
+
+    assert order(Bm25Retriever())[0] == "ann-2"
+    assert order(RecencyRetriever()) == ["ann-2", "ann-3"]
+    assert order(RandomRetriever(1)) == order(RandomRetriever(1))
+    assert len({tuple(order(RandomRetriever(s))) for s in range(9)}) > 1
+
+
+def test_k_above_the_profile_names_both() -> None:
+    with pytest.raises(ValueError, match=r"retrieval.k=3 is above the 2 documents"):
+        retrieve_profiles([example()], RecencyRetriever(), RetrievalParams(k=3))

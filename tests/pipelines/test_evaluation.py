@@ -1,0 +1,153 @@
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import example
+
+from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.metrics import is_degenerate, measure_response
+from rest_pg.pipelines.evaluation.nodes import (
+    COLUMNS,
+    METRICS,
+    create_results,
+    log_system,
+    measure_samples,
+)
+from rest_pg.pipelines.evaluation.report import create_report, state_result
+from rest_pg.records import Profile, Prompt, Sample, Score, ScoredSample
+from rest_pg.statistics import bootstrap_mean
+
+PARAMS = EvaluationParams(
+    samples_per_prompt=1,
+    decoding=Decoding(temperature=0.7, top_p=1, max_new_tokens=8),
+    n_bootstrap=400,
+)
+
+
+def table(rewards: list[float]) -> pd.DataFrame:
+    rows = [
+        {"example_id": f"e{i}", "sample_index": 0, "user_id": f"u{i // 2}", "split": "test"}
+        | dict.fromkeys(METRICS, 0.0)
+        | {"reward": reward}
+        for i, reward in enumerate(rewards)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_measures_worked_by_hand() -> None:
+    same = measure_response("we sail the ships home", "we sail the ships home", [])
+    assert same["rouge_1"] == same["rouge_2"] == same["rouge_l"] == 1
+    assert same["words"] == 5
+    # 3 of 4 words are shared, and in order: precision = recall = 3/4
+    near = measure_response("we sail ships far", "we sail ships home", [])
+    assert near["rouge_1"] == near["rouge_l"] == pytest.approx(0.75)
+    # bigrams: 2 of 3 shared
+    assert near["rouge_2"] == pytest.approx(2 / 3)
+    assert 0 < near["meteor"] < same["meteor"] <= 1
+    # two 8-grams, and one of them is in the document
+    nine = "a b c d e f g h i"
+    assert measure_response(nine, "x", ["a b c d e f g h x"])["copied"] == 0.5
+    assert measure_response("", "x", [])["rouge_1"] == 0
+
+
+def test_loops_are_found() -> None:
+    assert is_degenerate("the ships of war " * 4)
+    assert not is_degenerate("the ships of war " * 3)
+
+
+def test_bootstrap_resamples_users() -> None:
+    # two users with constant values 0 and 1: a resample's mean is 0, 0.5 or 1
+    values = np.array([0.0, 0.0, 1.0, 1.0])
+    users = np.array(["a", "a", "b", "b"])
+    found = bootstrap_mean(values, users, n_bootstrap=400, confidence=0.95, seed=1)
+    assert (found.mean, found.ci_low, found.ci_high) == (0.5, 0.0, 1.0)
+    assert (found.n_users, found.n_examples) == (2, 4)
+    one = bootstrap_mean(values[:2], users[:2], n_bootstrap=100, confidence=0.95, seed=1)
+    assert one.ci_low == one.ci_high == 0
+    with pytest.raises(ValueError, match="0 values"):
+        bootstrap_mean(values[:0], users[:0], n_bootstrap=100, confidence=0.95, seed=1)
+
+
+def test_results_pair_each_system_with_sft() -> None:
+    sft, later = [0.1, 0.5, 0.2, 0.9], [0.2, 0.6, 0.3, 1.0]
+    results = create_results(PARAMS, 7, base=table(sft), sft=table(sft), iteration_1=table(later))
+    assert list(results.columns) == COLUMNS
+    rows = results.set_index(["system", "metric"])
+    difference = rows.loc[("iteration_1", "reward_minus_sft")]
+    # every example gains 0.1: paired, the interval has no width
+    assert difference[["mean", "ci_low", "ci_high"]].tolist() == pytest.approx([0.1] * 3)
+    assert rows.loc[("sft", "reward")]["mean"] == pytest.approx(0.425)
+    assert ("sft", "reward_minus_sft") not in rows.index
+    again = create_results(PARAMS, 7, base=table(sft), sft=table(sft), iteration_1=table(later))
+    pd.testing.assert_frame_equal(results, again)
+    assert "improves on SFT on 2 held-out users: +0.1000" in state_result(results)
+
+
+def test_improvement_is_not_claimed_across_zero() -> None:
+    results = create_results(
+        PARAMS, 7, sft=table([0.1, 0.5, 0.2, 0.9]), iteration_1=table([0.4, 0.6, 0.1, 0.7])
+    )
+    assert "no certain difference" in state_result(results)
+
+
+def scored_sample(response: str) -> ScoredSample:
+    sample = Sample(
+        example_id="e1",
+        sample_index=0,
+        text=response,
+        reasoning_path="<b>calm</b>",
+        response=response,
+        malformed="",
+        finished=True,
+        n_tokens=2,
+    )
+    return ScoredSample(sample=sample, score=Score(reward=0.4))
+
+
+def test_measure_log_and_report() -> None:
+    test = example(1, split="test")
+    prompt = Prompt(
+        example_id="e1",
+        user_id="ann",
+        split="test",
+        text="",
+        reference=test.reference,
+        n_tokens=1,
+        n_documents=0,
+        n_words_cut=0,
+    )
+    scored = [scored_sample("<script>alert(1)</script> The harbour")]
+    profile = Profile(example_id="e1", documents=())
+    measured = measure_samples(scored, [prompt], [profile])
+    assert measured["reward"].tolist() == [0.4]
+    assert log_system(measured, step=2) == {"test_reward": {"value": 0.4, "step": 2}}
+    assert log_system(measured, step=None) == {}
+    results = create_results(PARAMS, 7, sft=measured, iteration_1=measured)
+    figures = dict.fromkeys(
+        [
+            "train_reward_mean",
+            "train_reward_kept_mean",
+            "kept_fraction",
+            "prompts_without_kept",
+            "malformed",
+            "duplicates",
+            "mean_words",
+            "sampling_seconds",
+            "sampling_tokens_per_second",
+            "training_seconds",
+        ],
+        0.5,
+    )
+    html = create_report(
+        results,
+        [test],
+        [profile],
+        7,
+        scored_sft=scored,
+        scored_iteration_1=scored,
+        figures_iteration_1=figures,
+    )
+    assert "<script>alert(1)" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "&lt;b&gt;calm&lt;/b&gt;" in html
+    assert test.reference in html
+    assert 'src="http' not in html

@@ -1,0 +1,90 @@
+import pytest
+
+from rest_pg.config import SelectionParams
+from rest_pg.pipelines.self_training.nodes import sample_seed, select_samples
+from rest_pg.pipelines.self_training.selection import keep_best
+from rest_pg.records import Sample, Score, ScoredSample
+
+
+def scored(index: int, reward: float, response: str | None = None, **fields) -> ScoredSample:
+    values = {
+        "example_id": "a",
+        "sample_index": index,
+        "text": "",
+        "reasoning_path": "calm",
+        "response": f"response {index}" if response is None else response,
+        "malformed": "",
+        "finished": True,
+        "n_tokens": 3,
+    } | fields
+    return ScoredSample(sample=Sample(**values), score=Score(reward=reward))
+
+
+def params(**fields) -> SelectionParams:
+    values = {
+        "threshold": 0.5,
+        "relative_to": "zero",
+        "max_per_prompt": 2,
+        "weighting": "uniform",
+    }
+    return SelectionParams(**(values | fields))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "fields", "kept"),
+    [
+        pytest.param([0.2, 0.9, 0.7], {}, [1, 2], id="best first"),
+        pytest.param([0.5, 0.4], {}, [0], id="threshold is inclusive"),
+        pytest.param([0.9, 0.8, 0.7], {"max_per_prompt": 1}, [0], id="cap"),
+        # the mean is 0.3: 0.5 and 0.3 are at least 0 above it
+        pytest.param(
+            [0.1, 0.3, 0.5], {"relative_to": "prompt_mean", "threshold": 0.0}, [2, 1], id="relative"
+        ),
+    ],
+)
+def test_keep_best(rewards: list[float], fields: dict, kept: list[int]) -> None:
+    samples = [scored(i, reward) for i, reward in enumerate(rewards)]
+    selected = keep_best(samples, params(**fields), seed=1)
+    assert [s.sample.sample_index for s in selected] == kept
+
+
+def test_ties_are_broken_by_the_seed_and_not_by_order() -> None:
+    samples = [scored(i, 0.8) for i in range(6)]
+    draws = {
+        seed: [s.sample.sample_index for s in keep_best(samples, params(), seed)]
+        for seed in range(8)
+    }
+    assert draws[3] == [s.sample.sample_index for s in keep_best(samples[::-1], params(), 3)]
+    assert len({tuple(d) for d in draws.values()}) > 1
+
+
+def test_equal_malformed_and_unfinished_samples_are_left_out() -> None:
+    samples = [
+        scored(0, 0.9, "same"),
+        scored(1, 0.9, " same "),
+        scored(2, 0.9, malformed="no_bridge"),
+        scored(3, 0.9, finished=False),
+    ]
+    assert len(keep_best(samples, params(max_per_prompt=9), seed=1)) == 1
+
+
+def test_weight_is_the_reward_if_so_configured() -> None:
+    (kept,) = keep_best([scored(0, 0.8)], params(weighting="reward"), seed=1)
+    assert (kept.weight, kept.reward) == (0.8, 0.8)
+
+
+def test_nothing_above_the_threshold_names_value_limit_and_remedy() -> None:
+    with pytest.raises(ValueError, match=r"threshold=0.95 .*scored 0.900.*Lower the threshold"):
+        select_samples([scored(0, 0.9)], params(threshold=0.95), 1)
+
+
+def test_seeds_depend_on_what_is_drawn() -> None:
+    seeds = {
+        sample_seed(seed, stage, example, index)
+        for seed in (1, 2)
+        for stage in ("iteration_1", "iteration_2")
+        for example in ("a", "b")
+        for index in (0, 1)
+    }
+    assert len(seeds) == 16
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
+
+from rest_pg import pipeline_registry
+from rest_pg.hooks import RunParameters, flatten
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("n_iterations", [1, 3])
+def test_every_dataset_of_every_pipeline_is_in_the_catalog(monkeypatch, n_iterations: int) -> None:
+    monkeypatch.setattr(RunParameters, "values", {"n_iterations": n_iterations})
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
+    catalog = DataCatalog.from_config(loader["catalog"])
+    pipelines = pipeline_registry.register_pipelines()
+    datasets = {name for p in pipelines.values() for name in p.datasets()}
+    datasets = {name for name in datasets if not name.startswith("params:")}
+    assert f"policy_{n_iterations}" in datasets
+    missing = {
+        name
+        for name in datasets
+        if name not in catalog and not catalog.config_resolver.match_dataset_pattern(name)
+    }
+    assert missing == set()
+
+
+def test_every_parameter_is_configured_and_typed() -> None:
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
+    pipeline = pipeline_registry.register_pipelines()["__default__"]
+    used = {n.removeprefix("params:") for n in pipeline.datasets() if n.startswith("params:")}
+    assert used <= set(loader["parameters"])
+
+
+def test_flat_parameters() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {
+        "a.b": 1,
+        "a.c.d": [2],
+        "e": None,
+    }
