@@ -10,9 +10,12 @@ from typing import Any
 import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
+
+PACKAGE_NAME = __name__.partition(".")[0]
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,12 @@ class ParametersHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Keep the parameters."""
+        """Keep the parameters, and have the pipelines built by them.
+
+        The command line may have built them already, before it knew the environment.
+        """
         RunParameters.values = dict(context.params)
+        pipelines.configure(f"{PACKAGE_NAME}.pipeline_registry")
 
     @hook_impl(trylast=True)
     def before_pipeline_run(self) -> None:

@@ -1,0 +1,54 @@
+import pytest
+
+from rest_pg.backends.rewards import CompositeReward
+from rest_pg.records import Sample
+
+
+def sample(response: str, malformed: str = "") -> Sample:
+    return Sample(
+        example_id="a",
+        sample_index=0,
+        text=response,
+        reasoning_path="",
+        response=response,
+        malformed=malformed,  # type: ignore[arg-type]
+        finished=True,
+        n_tokens=1,
+    )
+
+
+def test_word_overlap_worked_by_hand() -> None:
+    reward = CompositeReward({"rouge_1": 0.5, "rouge_l": 0.5})
+    # four words each; three are shared (F = .75), and two of them in order (F = .5)
+    (score,) = reward.score([sample("ships we sail far")], {"a": "we sail ships home"})
+    assert score.components == pytest.approx({"rouge_1": 0.75, "rouge_l": 0.5})
+    assert score.reward == pytest.approx(0.625)
+
+
+def test_malformed_samples_have_reward_zero() -> None:
+    reward = CompositeReward({"rouge_l": 1.0})
+    scores = reward.score([sample("we sail", "no_bridge"), sample("we sail")], {"a": "we sail"})
+    assert [s.reward for s in scores] == [0, 1]
+
+
+def test_similarity_prefers_the_same_subject() -> None:
+    reward = CompositeReward({"similarity": 1.0})
+    near, far = reward.score(
+        [sample("The navy needs new ships."), sample("The schools need new teachers.")],
+        {"a": "Our fleet must be enlarged with modern vessels."},
+    )
+    assert near.reward > far.reward + 0.1
+    assert 0 <= far.reward <= near.reward <= 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        pytest.param({"judge": 1.0}, "judge=1.0 is not", id="unknown"),
+        pytest.param({"rouge_l": 0.4}, "add up to 0.4", id="sum"),
+        pytest.param({"rouge_l": -1.0, "rouge_1": 2.0}, "rouge_l=-1.0", id="negative"),
+    ],
+)
+def test_bad_weights_are_refused(weights, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CompositeReward(weights)
