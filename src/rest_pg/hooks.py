@@ -115,12 +115,12 @@ class UsageHook:
     def before_node_run(self, node: Node) -> None:
         """Start the node's clock."""
         self._node_started = time.perf_counter()
-        logger.info("%s …", node.name)
+        logger.info("── %s", node.name)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
         """Say how long the node took."""
-        logger.info("%s took %.1f s", node.name, time.perf_counter() - self._node_started)
+        logger.info("   %s took %.1f s", node.name, time.perf_counter() - self._node_started)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
