@@ -29,17 +29,12 @@ def test_what_is_formatted_is_parsed_again(path: str, response: str) -> None:
         pytest.param("Style: calm", "no_bridge", id="no bridge"),
         pytest.param("Style: Answer: yes", "empty_reasoning_path", id="no path"),
         pytest.param("Style: calm Answer: ", "empty_response", id="no response"),
+        pytest.param("Style: a Answer: b Answer: c", "repeated_bridge", id="two bridges"),
         pytest.param("", "no_lead_in", id="empty"),
     ],
 )
 def test_malformed_samples_are_named(text: str, malformed: str) -> None:
     assert parse_generation(generation(text), REASONING).malformed == malformed
-
-
-def test_the_first_bridge_separates() -> None:
-    assert parse_generation(generation("Style: a Answer: b Answer: c"), REASONING).response == (
-        "b Answer: c"
-    )
 
 
 def test_without_reasoning_the_text_is_the_response() -> None:

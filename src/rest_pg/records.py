@@ -118,7 +118,9 @@ class Sample:
     """What the policy wrote, unparsed."""
     reasoning_path: str
     response: str
-    malformed: Literal["", "no_lead_in", "no_bridge", "empty_reasoning_path", "empty_response"]
+    malformed: Literal[
+        "", "no_lead_in", "no_bridge", "repeated_bridge", "empty_reasoning_path", "empty_response"
+    ]
     """Why the text could not be parsed; empty when it could. A malformed sample has reward 0."""
     finished: bool
     """Whether the policy ended the text itself, within the token budget."""

@@ -35,8 +35,8 @@ def parse_generation(generation: Generation, response_format: ResponseFormat) ->
     """Split what the policy wrote into its parts, strictly.
 
     Where the lead-in or the bridge is missing, or a part is empty, the sample is malformed; the
-    paper doesn't say what becomes of it: here it is kept, counted, and has reward 0. The first bridge
-    separates.
+    paper doesn't say what becomes of it: here it is kept, counted, and has reward 0. A second bridge
+    is malformed too: such a sample has no one response, and could not be learnt as one.
     """
     text = generation.text.strip()
     reasoning_path, response, malformed = "", text, ""
@@ -48,6 +48,8 @@ def parse_generation(generation: Generation, response_format: ResponseFormat) ->
             malformed = "no_lead_in"
         elif not found:
             malformed = "no_bridge"
+        elif bridge in response:
+            malformed = "repeated_bridge"
         elif not reasoning_path:
             malformed = "empty_reasoning_path"
     if not malformed and not response:
