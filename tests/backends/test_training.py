@@ -5,7 +5,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rest_pg.backends.sft_trainer import SharedPromptTrainer, tokenize_rows
-from rest_pg.backends.shared_prompt import Row, collate_row, weighted_loss
+from rest_pg.backends.shared_prompt import (
+    ATTENTION,
+    Blocks,
+    Row,
+    collate_row,
+    weighted_loss,
+)
 from rest_pg.config import TrainingParams
 from rest_pg.records import TrainingExample
 
@@ -24,22 +30,23 @@ def test_layout_worked_by_hand() -> None:
     assert row["logits_to_keep"].tolist() == [2, 3, 4]
     assert row["labels"].tolist() == [[1, 2, 3]]
     assert row["weights"].tolist() == [[1.0, 1.0, 0.5]]
-    assert row["attention_mask"][0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
+    assert row["lengths"].tolist() == [2, 2, 1]
+    first, second = Blocks([2, 2, 1], torch.device("cpu")).completions
+    assert first[:2] == (2, 4) and second[:2] == (4, 5)
+    assert first[2].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert second[2].int().tolist() == [[1, 1, 1]]
 
 
 def test_loss_and_gradients_equal_those_of_separate_rows(policy) -> None:
-    model = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        policy.path, dtype=torch.float32, attn_implementation=ATTENTION
+    )
     prompt, completions, weights = [9, 8, 7, 6], [[11, 12, 1], [13, 1]], [1.0, 0.25]
     shared = weighted_loss(model, collate_row(Row(prompt, completions, weights)), None)
     shared.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
+    model.set_attn_implementation("sdpa")
     total = torch.zeros(())
     for completion, weight in zip(completions, weights, strict=True):
         ids = torch.tensor([prompt + completion])

@@ -67,8 +67,8 @@ def test_the_statistical_path_states_facts_and_quotes_nothing(policy) -> None:
     )
     # asked for "harbour" already; trade: 2 uses in the reference, 2 in the documents
     assert made[0].text == (
-        "short sentences of about 5 words; speaks as we.\n"
-        "Often used: built, harbour.\nLikely here: trade, ships."
+        "1. short sentences of about 5 words\n2. speaks as we\n"
+        "3. often used: built, harbour\n4. likely here: trade, ships"
     )
     assert made[0].copied_ngrams == 0
 

@@ -7,12 +7,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from transformers import AutoConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -25,7 +31,7 @@ from rest_pg.backends.models import (
     supports_bfloat16,
 )
 from rest_pg.backends.prefix_attention import unsupported_reason
-from rest_pg.backends.shared_prompt import collate, weighted_loss
+from rest_pg.backends.shared_prompt import ATTENTION, collate, weighted_loss
 from rest_pg.config import TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 
@@ -75,9 +81,12 @@ class SharedPromptTrainer:
             raise ValueError("there are no training examples: none was selected or written")
         tokenizer = load_tokenizer(policy)
         share = unsupported_reason(AutoConfig.from_pretrained(policy.path)) is None
+        attention = ATTENTION if share else "sdpa"
         rows = tokenize_rows(tokenizer, examples, params.max_tokens, share)
         torch.manual_seed(seed)
-        model = load_model(policy, torch.float32)
+        # frozen weights are only multiplied, so they may be bfloat16; what is trained is float32
+        frozen = torch.bfloat16 if params.lora and supports_bfloat16() else torch.float32
+        model = load_model(policy, frozen, attention)
         if params.lora:
             model = _add_adapters(model, params)
         with tempfile.TemporaryDirectory(prefix="rest-pg-trainer-") as scratch:
@@ -85,12 +94,12 @@ class SharedPromptTrainer:
                 model=model,
                 args=self._arguments(params, seed, scratch),
                 train_dataset=Dataset.from_list(rows),
-                data_collator=collate,
+                data_collator=partial(collate, plain=not share),
                 processing_class=tokenizer,
             )
             loss = trainer.train().training_loss
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        trained = model.merge_and_unload() if params.lora else model
+        trained = _merge_adapters(model, policy) if params.lora else model
         target = Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
         try:
             check_free_disk(target, 4 * trained.num_parameters())
@@ -150,6 +159,13 @@ def _add_adapters(model: Any, params: TrainingParams) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _merge_adapters(model: Any, policy: PolicyCheckpoint) -> Any:
+    """Add the trained adapters to the policy's own weights, in float32."""
+    merged = get_peft_model(load_model(policy, torch.float32), model.peft_config["default"])
+    set_peft_model_state_dict(merged, get_peft_model_state_dict(model))
+    return merged.merge_and_unload()
 
 
 def tokenize_rows(
