@@ -1,4 +1,8 @@
+import math
+
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rest_pg.backends.rewards import CompositeReward
 from rest_pg.records import Sample
@@ -41,12 +45,35 @@ def test_similarity_prefers_the_same_subject() -> None:
     assert 0 <= far.reward <= near.reward <= 1
 
 
+def test_likelihood_is_the_perplexity_that_the_reference_saves(policy) -> None:
+    model = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+
+    def log_probability(prefix: str, text: str) -> float:
+        head = tokenizer(prefix, add_special_tokens=False).input_ids
+        tail = tokenizer(text, add_special_tokens=False).input_ids
+        logits = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        return sum(logits[len(head) + i - 1, token].item() for i, token in enumerate(tail))
+
+    reward = CompositeReward({"likelihood": 1.0}, model=str(policy.path))
+    responses, reference = ["sail on", "", "home"], "we sail"
+    scores = reward.score([sample(r) for r in responses], {"a": reference})
+    for response, score in zip(responses, scores, strict=True):
+        gain = log_probability("we sail\n\n", response) - log_probability("\n\n", response)
+        expected = 1 - math.exp(-max(0.0, gain / len(response))) if response else 0.0
+        # bfloat16, where the machine has it, keeps three digits
+        assert score.reward == pytest.approx(expected, abs=0.05)
+    assert scores[1].reward == 0
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        pytest.param({"judge": 1.0}, "judge=1.0 is not", id="unknown"),
+        pytest.param({"judge": 1.0}, "'judge' is not one of similarity", id="unknown"),
         pytest.param({"rouge_l": 0.4}, "add up to 0.4", id="sum"),
-        pytest.param({"rouge_l": -1.0, "rouge_1": 2.0}, "rouge_l=-1.0", id="negative"),
+        pytest.param(
+            {"rouge_l": -1.0, "rouge_1": 2.0}, "rouge_l=-1.0 is not positive", id="negative"
+        ),
     ],
 )
 def test_bad_weights_are_refused(weights, message: str) -> None:

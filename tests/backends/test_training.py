@@ -32,7 +32,8 @@ def test_layout_worked_by_hand() -> None:
     assert row["weights"].tolist() == [[1.0, 1.0, 0.5]]
     assert row["lengths"].tolist() == [2, 2, 1]
     first, second = Blocks([2, 2, 1], torch.device("cpu")).completions
-    assert first[:2] == (2, 4) and second[:2] == (4, 5)
+    assert first[:2] == (2, 4)
+    assert second[:2] == (4, 5)
     assert first[2].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert second[2].int().tolist() == [[1, 1, 1]]
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+BLOCK = 256
+"""Tokens whose probabilities are summed first."""
+
 
 def draw_tokens(
     logits: Tensor, temperature: float, top_p: float, generators: Sequence[torch.Generator]
@@ -28,22 +31,43 @@ def draw_tokens(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.float() / temperature, -1)
-    cumulative = probabilities.cumsum(-1)
+    probabilities = torch.softmax(logits.to(torch.float32, copy=True).div_(temperature), -1)
     drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     open_rows = torch.arange(len(logits), device=logits.device)
     while len(open_rows):
         uniform = torch.stack(
             [torch.rand((), generator=generators[row]) for row in open_rows.tolist()]
         ).to(logits.device)
-        # the total is a little off 1 in floating point: scale by it, never past the last token
-        target = uniform[:, None] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
+        token = _invert_cumulative(probabilities, uniform[:, None])
         own = probabilities.gather(1, token)
-        mass_above = (probabilities * (probabilities > own)).sum(-1)
-        accepted = mass_above < top_p
+        # 1 above the drawn token's probability and 0 elsewhere: comparisons aren't vectorised here
+        above = (probabilities - own).mul_(1e38).clamp_(0, 1)
+        accepted = above.mul_(probabilities).sum(-1) < top_p
         drawn[open_rows[accepted]] = token[accepted, 0]
-        refused = ~accepted
-        open_rows = open_rows[refused]
-        probabilities, cumulative = probabilities[refused], cumulative[refused]
+        if accepted.all():
+            break
+        open_rows, probabilities = open_rows[~accepted], probabilities[~accepted]
     return drawn
+
+
+def _invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Return the token where the cumulative probability passes ``uniform``, [rows, 1].
+
+    First the block of tokens, by the sums of blocks, and then the token in it.
+    """
+    size = probabilities.shape[-1]
+    whole = size - size % BLOCK
+    sums = probabilities[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], dim=-1)
+    cumulative = sums.cumsum(-1)
+    # the total is a little off 1 in floating point: scale by it, never past the last block
+    target = uniform * cumulative[:, -1:]
+    block = torch.searchsorted(cumulative, target, right=True).clamp_(max=sums.shape[-1] - 1)
+    rest = target - (cumulative.gather(1, block) - sums.gather(1, block))
+    index = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    inside = probabilities.gather(1, index.clamp(max=size - 1)).masked_fill_(index >= size, 0)
+    within = torch.searchsorted(inside.cumsum(-1), rest, right=True)
+    # rounding may point behind the block: then its last token with any probability is meant
+    last = (inside > 0).int().mul_(torch.arange(BLOCK, device=block.device)).amax(-1, keepdim=True)
+    return block * BLOCK + torch.minimum(within, last)

@@ -128,9 +128,7 @@ def shared_prompt_attention(
         keys, values = (
             torch.cat([x[:, :, prompt], x[:, :, start:end]], dim=2) for x in (key, value)
         )
-        parts.append(
-            attend(query[:, :, start:end], keys, values, attn_mask=seen, scale=scaling)
-        )
+        parts.append(attend(query[:, :, start:end], keys, values, attn_mask=seen, scale=scaling))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 

@@ -1,4 +1,4 @@
-"""Nodes that calibrate the reward and its components on validation users' texts."""
+"""Nodes that calibrate the reward and its components on texts of training and validation users."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from rouge_score.rouge_scorer import RougeScorer
+from numpy.typing import NDArray
 
 from rest_pg.backends.embeddings import Embedder
 from rest_pg.backends.protocols import Reward
-from rest_pg.backends.rewards import COMPONENTS, measure_components
+from rest_pg.backends.rewards import COMPONENTS, Measures
 from rest_pg.config import EvaluationParams
 from rest_pg.records import Document, Example, Sample
 from rest_pg.statistics import bootstrap_mean
@@ -27,7 +27,7 @@ def calibrate_reward(
 ) -> pd.DataFrame:
     """Measure how often a reward prefers the right half of a passage.
 
-    A text scored against itself proves nothing. So each passage of the validation users is cut in two:
+    A text scored against itself proves nothing. So each passage (of users outside the test) is cut in two:
     its first half is the reference, and its second half must score above the second half of another
     passage, by the same user (``same_user``) or by another user on the nearest topic (``same_topic``).
     ``length`` is the control: a component that does no better rewards length.
@@ -36,7 +36,7 @@ def calibrate_reward(
         One row per component and kind of opponent: the share of pairs won (ties count half; 0.5 is
         chance) with its interval over users.
     """
-    documents = {d.document_id: d for e in examples if e.split == "validation" for d in e.profile}
+    documents = {d.document_id: d for e in examples if e.split != "test" for d in e.profile}
     passages = list(documents.values())
     opponents = {
         "same_user": _same_user(passages, seed),
@@ -56,23 +56,16 @@ def calibrate_reward(
                 confidence=params.confidence,
                 seed=seed,
             )
-            rows.append(
-                dict(
-                    zip(
-                        COLUMNS,
-                        [
-                            name,
-                            against,
-                            estimate.mean,
-                            estimate.ci_low,
-                            estimate.ci_high,
-                            estimate.n_users,
-                            estimate.n_examples,
-                        ],
-                        strict=True,
-                    )
-                )
-            )
+            values = [
+                name,
+                against,
+                estimate.mean,
+                estimate.ci_low,
+                estimate.ci_high,
+                estimate.n_users,
+                estimate.n_examples,
+            ]
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     table = pd.DataFrame(rows, columns=COLUMNS).round(4)
     logger.info("share of pairs in which the right half wins:\n%s", table.to_string(index=False))
     return table
@@ -107,11 +100,12 @@ def _same_topic(
     ]
 
 
-def _score(pairs: Sequence[tuple[Document, Document]], reward: Reward) -> dict[str, np.ndarray]:
+def _score(
+    pairs: Sequence[tuple[Document, Document]], reward: Reward
+) -> dict[str, NDArray[np.float64]]:
     """Score the second half of the first document against the first half of the second."""
     texts = [(_halves(c.text)[1], _halves(r.text)[0]) for c, r in pairs]
-    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
-    components = measure_components(texts, COMPONENTS, Embedder(), scorer)
+    components = Measures(COMPONENTS).measure(texts)
     samples = [
         Sample(
             example_id=str(i),

@@ -1,0 +1,121 @@
+"""How likely a language model holds continuations of a text: the text is processed once for all.
+
+Nothing is generated: one forward over ``[text | continuation 1 | continuation 2 | …]``, with logits at
+the continuations' positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from rest_pg.backends.models import EMBEDDED, keep_freed_memory, load_source, supports_bfloat16
+from rest_pg.backends.prefix_attention import unsupported_reason
+from rest_pg.backends.shared_prompt import ATTENTION, Row, collate_row, completion_logits
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What a model gives to one continuation."""
+
+    log_probability: float
+    """Natural logarithm, summed over its tokens; 0 for an empty one."""
+    n_tokens: int
+
+
+class LikelihoodScorer:
+    """Scores continuations under a causal language model.
+
+    Architectures whose attention isn't plain get one continuation per forward.
+    """
+
+    def __init__(self, model: str = EMBEDDED, max_tokens: int = 4096) -> None:
+        """Name the model (``embedded``, a hub id or a directory); it is loaded at first use.
+
+        Args:
+            model: a causal language model.
+            max_tokens: of one forward; a group with more is scored in several.
+        """
+        self._source, self._max_tokens = model, max_tokens
+
+    def score(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[Likelihood]]:
+        """Score each continuation of each text.
+
+        Args:
+            groups: a text, which must hold at least one token, and what may follow it. Both are
+                tokenised apart, so that a continuation has the same tokens behind any text.
+
+        Returns:
+            One list per group, in order.
+
+        Raises:
+            ValueError: a text has no tokens, or one with a continuation is above ``max_tokens``.
+        """
+        model, tokenizer = load_scoring_model(self._source)
+        plain = model.config._attn_implementation != ATTENTION
+        scores = []
+        for text, continuations in tqdm(groups, desc="likelihood", unit="text", disable=None):
+            prefix = _ids(tokenizer, text)
+            if not prefix:
+                raise ValueError(f"the text {text!r} has no tokens, and must have one at least")
+            ids = [_ids(tokenizer, continuation) for continuation in continuations]
+            scored: list[Likelihood] = []
+            for chunk in self._chunks(len(prefix), ids, plain):
+                kept = [own for own in chunk if own]
+                row = Row(prefix, kept, [1.0] * len(kept))
+                scored += _score_row(model, row, chunk, plain)
+            scores.append(scored)
+        return scores
+
+    def _chunks(
+        self, n_prefix: int, ids: Sequence[list[int]], plain: bool
+    ) -> Iterator[list[list[int]]]:
+        chunk: list[list[int]] = []
+        n_tokens = n_prefix
+        for own in ids:
+            if n_prefix + len(own) > self._max_tokens:
+                raise ValueError(
+                    f"a text of {n_prefix} tokens with a continuation of {len(own)} is above "
+                    f"max_tokens={self._max_tokens}: raise it"
+                )
+            if chunk and (plain or n_tokens + len(own) > self._max_tokens):
+                yield chunk
+                chunk, n_tokens = [], n_prefix
+            chunk.append(own)
+            n_tokens += len(own)
+        if chunk:
+            yield chunk
+
+
+@lru_cache(maxsize=1)
+def load_scoring_model(source: str) -> tuple[Any, Any]:
+    """Load a model for scoring once per process: bfloat16 where the hardware multiplies it."""
+    keep_freed_memory()
+    model, tokenizer = load_source(source)
+    model = model.to(torch.bfloat16 if supports_bfloat16() else torch.float32).eval()
+    if unsupported_reason(model.config) is None:
+        model.set_attn_implementation(ATTENTION)
+    return model, tokenizer
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return ids
+
+
+@torch.inference_mode()
+def _score_row(model: Any, row: Row, chunk: Sequence[list[int]], plain: bool) -> list[Likelihood]:
+    """Score the continuations of one row; ``chunk`` holds the empty ones too."""
+    if not row.completions:
+        return [Likelihood(0.0, 0) for _ in chunk]
+    inputs = {k: v.to(model.device) for k, v in collate_row(row, plain=plain).items()}
+    logits = completion_logits(model, inputs).float()
+    losses = nn.functional.cross_entropy(logits, inputs["labels"][0], reduction="none")
+    sums = iter(part.sum().item() for part in losses.split([len(c) for c in row.completions]))
+    return [Likelihood(-next(sums) if own else 0.0, len(own)) for own in chunk]

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from conftest import build_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+
+from rest_pg.backends import likelihood
+from rest_pg.backends.likelihood import Likelihood, LikelihoodScorer
+
+GROUPS = [("ships in the bay", [" sail", "", " rest at night"]), ("a", [" b"])]
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "supports_bfloat16", lambda: False)
+    likelihood.load_scoring_model.cache_clear()
+
+
+def plain(path, groups) -> list[list[float]]:
+    """Each continuation alone behind its text, by the ordinary forward."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+    scores: list[list[float]] = []
+    for text, continuations in groups:
+        scores.append([])
+        for continuation in continuations:
+            head, tail = ids(text), ids(continuation)
+            logits = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+            scores[-1].append(
+                sum(logits[len(head) + i - 1, token].item() for i, token in enumerate(tail))
+            )
+    return scores
+
+
+@pytest.mark.parametrize("max_tokens", [32, 4096])
+def test_scores_are_those_of_separate_forwards(policy, float32, max_tokens: int) -> None:
+    ours = LikelihoodScorer(str(policy.path), max_tokens).score(GROUPS)
+    assert [[score.n_tokens for score in group] for group in ours] == [[5, 0, 14], [2]]
+    for own, expected in zip(ours, plain(policy.path, GROUPS), strict=True):
+        assert [s.log_probability for s in own] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_sliding_window_is_kept(tmp_path, float32) -> None:
+    build_policy(tmp_path)
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        initializer_range=0.3,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    ours = LikelihoodScorer(str(tmp_path)).score(GROUPS)
+    for own, expected in zip(ours, plain(tmp_path, GROUPS), strict=True):
+        assert [s.log_probability for s in own] == pytest.approx(expected, abs=1e-4)
+
+
+def test_bad_input_names_value_and_remedy(policy) -> None:
+    with pytest.raises(ValueError, match="the text '' has no tokens"):
+        LikelihoodScorer(str(policy.path)).score([("", ["x"])])
+    with pytest.raises(ValueError, match=r"4 tokens .* of 3 is above max_tokens=6: raise it"):
+        LikelihoodScorer(str(policy.path), 6).score([("four", ["abc"])])
+    assert LikelihoodScorer(str(policy.path)).score([("x", [""])]) == [[Likelihood(0.0, 0)]]
