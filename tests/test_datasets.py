@@ -1,10 +1,17 @@
+import json
 from pathlib import Path
 
+import mlflow
 import pytest
 from conftest import build_policy, document
 from kedro.io.core import DatasetError, Version
 
-from rest_pg.datasets import BackendDataset, PolicyDataset, RecordsDataset
+from rest_pg.datasets import (
+    BackendDataset,
+    PolicyDataset,
+    RecordsDataset,
+    SamplesTableDataset,
+)
 
 DOCUMENT = "rest_pg.records.Document"
 
@@ -57,4 +64,18 @@ def test_a_backend_names_the_argument_at_fault() -> None:
         backend="rest_pg.backends.shared_prefix.SharedPrefixGenerator", arguments={"rows": 3}
     )
     with pytest.raises(DatasetError, match="unexpected keyword argument 'rows'"):
+        dataset.load()
+
+
+def test_a_samples_table_is_logged_once_per_run(tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("tables", artifact_location=str(tmp_path / "artifacts"))
+    dataset = SamplesTableDataset(artifact_file="samples/iteration_1.json")
+    dataset.save({"reward": [0.5]})  # no run, nothing to log to
+    with mlflow.start_run(experiment_id=experiment):
+        dataset.save({"reward": [0.5, 0.25]})
+        dataset.save({"reward": [0.5, 0.25]})
+    (table,) = (tmp_path / "artifacts").rglob("iteration_1.json")
+    assert json.loads(table.read_text()) == {"columns": ["reward"], "data": [[0.5], [0.25]]}
+    with pytest.raises(DatasetError, match="never read"):
         dataset.load()

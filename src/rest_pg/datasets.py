@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import mlflow
 from kedro.io.core import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
 from kedro.utils import load_obj
 from pydantic import TypeAdapter, ValidationError
@@ -164,6 +165,34 @@ def check_policy(path: Path) -> None:
                 f"{path / name} holds {found} bytes, and {expected['bytes']} were saved. "
                 "Delete this version, then run again with --only-missing-outputs."
             )
+
+
+class SamplesTableDataset(AbstractDataset[dict[str, list[Any]], None]):
+    """A table of samples in the MLflow run at hand, which its page shows and filters.
+
+    In a run that goes on, a table that is there already is left as it is.
+    """
+
+    def __init__(self, *, artifact_file: str, metadata: dict[str, Any] | None = None) -> None:
+        """Name the table's file among the run's artifacts."""
+        self._artifact_file = artifact_file
+        self.metadata = metadata
+
+    def load(self) -> None:
+        """Raise ``DatasetError``: tables are for people."""
+        raise DatasetError(f"{self._artifact_file} is written for MLflow's page, and never read")
+
+    def save(self, data: dict[str, list[Any]]) -> None:
+        """Log the table by its columns; without an MLflow run there is nothing to do."""
+        run = mlflow.active_run()
+        if run is None:
+            return
+        logged = mlflow.get_run(run.info.run_id).data.tags.get("mlflow.loggedArtifacts", "")
+        if self._artifact_file not in logged:
+            mlflow.log_table(data, self._artifact_file)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"artifact_file": self._artifact_file}
 
 
 class BackendDataset(AbstractDataset[Any, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from rest_pg.pipelines import (
     self_training,
     sft,
 )
+
+# dots are how Kedro itself writes namespaces
+warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
 
 
 def register_pipelines() -> dict[str, Pipeline]:

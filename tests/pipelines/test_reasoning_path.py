@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 from conftest import example
 from jinja2 import UndefinedError
 
 from rest_pg.backends.models import load_tokenizer
-from rest_pg.backends.teachers import StatisticalTeacher, remove_quotations
+from rest_pg.backends.protocols import Generation
+from rest_pg.backends.teachers import LLMTeacher, StatisticalTeacher, remove_quotations
 from rest_pg.config import PromptParams, ResponseFormat
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
 from rest_pg.prompts import compile_template
@@ -77,3 +80,43 @@ def test_quoted_lines_are_dropped() -> None:
     reference = "one two three four five six seven eight nine"
     text = f"- formal\n\n- says {reference}\n- brief"
     assert remove_quotations(text, reference) == "- formal\n- brief"
+
+
+def test_a_language_model_teacher_reads_the_reference_and_quotes_nothing(
+    policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = tmp_path / "teacher.jinja"
+    template.write_text("{{ context }} / {{ instruction }} / {{ reference }}")
+    reference = "The trade of our harbour and of ships grows each year by trade."
+    written = iter([f"They say: {reference}\nThey like ships.", f"So: {reference}"])
+    asked: list[str] = []
+
+    class Scripted:
+        def generate(self, policy, requests, decoding):
+            asked.extend(request.prompt for request in requests)
+            return [
+                Generation(
+                    example_id=r.example_id,
+                    sample_index=0,
+                    text=next(written),
+                    finished=True,
+                    n_tokens=1,
+                )
+                for r in requests
+            ]
+
+    teacher = LLMTeacher(
+        {"backend": "rest_pg.backends.shared_prefix.SharedPrefixGenerator"},
+        str(template),
+        {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 8},
+        max_tokens=512,
+    )
+    monkeypatch.setattr(teacher, "_generator", Scripted())
+    examples = [example(i, reference=reference) for i in (1, 2)]
+    profiles = {e.example_id: profile("We built ships.") for e in examples}
+    paths = teacher.write(examples, profiles, policy)
+    assert paths[0].text == "They like ships."
+    # every line of the second was a quotation: facts take its place
+    assert paths[1].text.startswith("1. short sentences")
+    assert [path.copied_ngrams for path in paths] == [0, 0]
+    assert all(reference in prompt for prompt in asked)

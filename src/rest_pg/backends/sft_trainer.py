@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,14 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from transformers import AutoConfig
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+)
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -36,6 +44,8 @@ from rest_pg.config import TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 
 logger = logging.getLogger(__name__)
+# TRL still says gradient_checkpointing where transformers says activation_checkpointing
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
 
 
 class _SharedPromptSFTTrainer(SFTTrainer):
@@ -50,6 +60,33 @@ class _SharedPromptSFTTrainer(SFTTrainer):
     ) -> Any:
         """Return the weighted loss; the logits of a whole row are never built."""
         return weighted_loss(model, inputs, num_items_in_batch)
+
+
+class _Progress(TrainerCallback):
+    """One bar with the loss and the time left, where the stock one prints a line per step."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=None)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._bar.update()
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self._bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._bar.close()
 
 
 class SharedPromptTrainer:
@@ -97,6 +134,9 @@ class SharedPromptTrainer:
                 data_collator=partial(collate, plain=not share),
                 processing_class=tokenizer,
             )
+            for stock in (ProgressCallback, PrinterCallback):
+                trainer.remove_callback(stock)
+            trainer.add_callback(_Progress())
             loss = trainer.train().training_loss
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         trained = _merge_adapters(model, policy) if params.lora else model

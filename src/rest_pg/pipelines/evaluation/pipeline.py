@@ -13,6 +13,7 @@ from rest_pg.pipelines.evaluation.nodes import (
 )
 from rest_pg.pipelines.evaluation.report import create_report
 from rest_pg.pipelines.self_training.nodes import score_samples
+from rest_pg.tracking import to_samples_table
 from rest_pg.wiring import bind
 
 
@@ -48,6 +49,7 @@ def create_system(step: int | None) -> Pipeline:
                 "metrics",
                 name="measure_samples",
             ),
+            node(to_samples_table, "scored_samples", "samples_table", name="log_samples"),
             node(bind(log_system, step=step), "metrics", "mlflow_metrics", name="log_system"),
         ]
     )

@@ -137,7 +137,8 @@ def _style(figure: go.Figure, x: str, y: str) -> go.Figure:
         xaxis_title=x,
         yaxis_title=y,
         margin={"l": 50, "r": 10, "t": 10, "b": 50},
-        legend={"orientation": "h", "y": 1.15},
+        # below the axis title, where it can't cover the plot of a narrow page
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         template="none",

@@ -11,6 +11,7 @@ from rest_pg.pipelines.self_training.nodes import (
     select_samples,
     summarize_iteration,
 )
+from rest_pg.tracking import to_samples_table
 from rest_pg.wiring import bind
 
 SHARED = {"prompts", "generator", "reward", "trainer", "base_policy"}
@@ -71,6 +72,12 @@ def create_iteration(t: int) -> Pipeline:
                 ["scored_samples", "selected_samples", "sampling_figures", "training_figures"],
                 "figures",
                 name="summarize_iteration",
+            ),
+            node(
+                to_samples_table,
+                ["scored_samples", "selected_samples"],
+                "samples_table",
+                name="log_samples",
             ),
             node(
                 bind(log_iteration, iteration=t),
