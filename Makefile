@@ -5,7 +5,7 @@ ENV ?= base
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test lint e2e ui viz clean
+.PHONY: run test lint e2e bench ui viz clean
 .DEFAULT_GOAL := run
 
 .venv/installed: pyproject.toml requirements-models.txt
@@ -29,6 +29,10 @@ lint: .venv/installed
 e2e: .venv/installed
 	HF_HUB_OFFLINE=1 $(BIN)/kedro run --env tests $(ARGS)
 
+# against transformers, TRL and vLLM (its own environment, made at first use); PARTS="judging training"
+bench: .venv/installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m rest_pg.bench $(PARTS)
+
 ui: .venv/installed
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
 		--backend-store-uri sqlite:///mlflow.db --serve-artifacts --artifacts-destination mlartifacts
@@ -37,5 +41,5 @@ viz: .venv/installed
 	$(BIN)/kedro viz run --host 127.0.0.1 --port 4141 --no-browser
 
 clean:
-	rm -rf .venv mlflow.db mlartifacts
+	rm -rf .venv mlflow.db mlartifacts data/bench
 	find data -type f ! -name .gitkeep -delete

@@ -1,8 +1,13 @@
 """Project settings: hooks, and how configuration is read."""
 
+import warnings
+
 from omegaconf.resolvers import oc
 
 from rest_pg.hooks import PROJECT_HOOKS
+
+# Kedro's own call, at each start
+warnings.filterwarnings("ignore", message="register_new_resolver")
 
 HOOKS = PROJECT_HOOKS
 

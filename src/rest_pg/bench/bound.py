@@ -1,0 +1,51 @@
+"""How near decoding comes to what the machine's matrix products allow."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from rest_pg.backends.models import supports_bfloat16
+from rest_pg.backends.protocols import GenerationRequest
+from rest_pg.backends.shared_prefix import SharedPrefixGenerator
+from rest_pg.bench.common import Comparison, endless_policy, product_rate, texts
+from rest_pg.config import Decoding
+
+ROWS, PROMPT, SHORT, LONG = 32, 512, 32, 160
+
+
+def run(repeats: int) -> list[Comparison]:
+    """Measure decoding of 32 rows without loading and prefill: the difference of two lengths."""
+    (prompt,) = texts(1, PROMPT, offset=20)
+    model = AutoModelForCausalLM.from_pretrained(endless_policy().path)
+    n_weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    rates, bounds = [], []
+    for _ in range(repeats):
+        seconds = _generate(prompt, LONG) - _generate(prompt, SHORT)
+        rates.append(ROWS * (LONG - SHORT) / seconds)
+        dtype = torch.bfloat16 if supports_bfloat16() else torch.float32
+        bounds.append(product_rate(dtype) * 1e9 / (2 * n_weights))
+    shares = [a / b for a, b in zip(rates, bounds, strict=True)]
+    return [
+        Comparison(
+            "decode",
+            f"{ROWS} rows P={PROMPT}",
+            "hardware",
+            statistics.median(rates),
+            statistics.median(bounds),
+            "tokens/s",
+            statistics.median(shares),
+            (min(shares), max(shares)),
+        )
+    ]
+
+
+def _generate(prompt: str, n_tokens: int) -> float:
+    request = GenerationRequest(example_id="0", prompt=prompt, seeds=tuple(range(ROWS)))
+    decoding = Decoding(temperature=0.7, top_p=0.95, max_new_tokens=n_tokens)
+    started = time.perf_counter()
+    SharedPrefixGenerator(max_rows=ROWS).generate(endless_policy(), [request], decoding)
+    return time.perf_counter() - started
