@@ -11,15 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rest_pg.records import Document, Example, PolicyCheckpoint
+
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "smollm3", "mistral", "gemma2", "gemma3_text")
+EXTRAS = {
+    "mistral": {"sliding_window": 5},
+    "gemma2": {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,  # low, so that a missing cap would show
+    },
+    "gemma3_text": {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 8,
+    },
+}
 
 CHAT = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -42,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_policy(path: Path, model_type: str = "llama") -> PolicyCheckpoint:
-    """Save a random model of two layers with grouped-query attention."""
+    """Save a random model of two layers, with grouped-query attention where the type has it."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     sizes = {
@@ -59,9 +69,8 @@ def build_policy(path: Path, model_type: str = "llama") -> PolicyCheckpoint:
         "pad_token_id": 1,
         "initializer_range": 0.3,  # wide, so that attention really decides the next token
     }
-    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-    config, model = kinds[model_type]
-    model(config(**sizes)).save_pretrained(path)
+    config = AutoConfig.for_model(model_type, **sizes | EXTRAS.get(model_type, {}))
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return PolicyCheckpoint(path)
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_policy
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
+from conftest import MODEL_TYPES, build_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, MistralConfig
 
-from rest_pg.backends.prefix_attention import unsupported_reason
+from rest_pg.backends.prefix_attention import ATTENTION, PrefixMemory, unsupported_reason
 from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
 from rest_pg.backends.sampling import draw_tokens
@@ -20,7 +20,7 @@ GREEDY = Decoding(temperature=0, top_p=1, max_new_tokens=12)
 NUCLEUS = Decoding(temperature=0.9, top_p=0.9, max_new_tokens=12)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_greedy_text_is_that_of_plain_generate(tmp_path: Path, model_type: str) -> None:
     policy = build_policy(tmp_path, model_type)
     ours = SharedPrefixGenerator(max_rows=4, dtype="float32").generate(policy, REQUESTS, GREEDY)
@@ -59,9 +59,62 @@ def test_no_request_gives_no_generation(policy) -> None:
     assert SharedPrefixGenerator(dtype="float32").generate(policy, [], NUCLEUS) == []
 
 
-def test_a_sliding_window_is_refused_by_name() -> None:
-    assert unsupported_reason(MistralConfig(sliding_window=16)) == "sliding_window=16"
-    assert unsupported_reason(MistralConfig(sliding_window=None)) is None
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_logits_are_those_of_a_plain_forward(tmp_path: Path, model_type: str) -> None:
+    policy = build_policy(tmp_path, model_type)
+    # prompts and what is written behind them are longer than the sliding windows
+    prompts = [list(range(20, 32)), list(range(40, 47))]
+    written = [[50, 60, 70, 80, 90, 99], [51, 61, 71, 81, 91, 98]]
+    shared = AutoModelForCausalLM.from_pretrained(policy.path, attn_implementation=ATTENTION)
+    memory = PrefixMemory(
+        shared.config,
+        groups=2,
+        rows=3,
+        prefix_tokens=12,
+        suffix_tokens=6,
+        like=next(shared.parameters()),
+    )
+    plain = AutoModelForCausalLM.from_pretrained(policy.path, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        shared.eval()
+        for ids in prompts:
+            memory.open_group(len(ids))
+            shared(
+                input_ids=torch.tensor([ids]),
+                position_ids=torch.arange(len(ids))[None],
+                use_cache=False,
+                prefix_memory=memory,
+            )
+        rows = [(0, written[0]), (1, written[1]), (0, written[1])]
+        for group, _ in rows:
+            memory.open_row(group)
+        for step in range(6):
+            logits = shared(
+                input_ids=torch.tensor([[ids[step]] for _, ids in rows]),
+                position_ids=memory.plan_step(),
+                use_cache=False,
+                prefix_memory=memory,
+            ).logits[:, -1]
+            for (group, ids), own in zip(rows, logits, strict=True):
+                expected = plain(torch.tensor([prompts[group] + ids[: step + 1]])).logits[0, -1]
+                torch.testing.assert_close(own, expected, rtol=0, atol=1e-4)
+
+
+def test_what_is_not_covered_is_refused_by_name() -> None:
+    assert unsupported_reason(MistralConfig(sliding_window=16)) is None
+    reason = unsupported_reason(GPT2Config())
+    assert reason is not None
+    assert reason.startswith("model_type=gpt2 is not one of llama")
+
+
+def test_another_architecture_falls_back_and_writes_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = build_policy(tmp_path, "gpt2")
+    ours = SharedPrefixGenerator(dtype="float32").generate(policy, REQUESTS, NUCLEUS)
+    assert "model_type=gpt2" in caplog.text
+    assert ours == RepeatedCacheGenerator(torch.float32).generate(policy, REQUESTS, NUCLEUS)
+    assert len(ours) == 6
 
 
 def test_bad_arguments_name_value_and_remedy() -> None:

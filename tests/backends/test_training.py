@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import MODEL_TYPES, build_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rest_pg.backends.sft_trainer import SharedPromptTrainer, tokenize_rows
@@ -31,23 +32,30 @@ def test_layout_worked_by_hand() -> None:
     assert row["labels"].tolist() == [[1, 2, 3]]
     assert row["weights"].tolist() == [[1.0, 1.0, 0.5]]
     assert row["lengths"].tolist() == [2, 2, 1]
-    first, second = Blocks([2, 2, 1], torch.device("cpu")).completions
-    assert first[:2] == (2, 4)
-    assert second[:2] == (4, 5)
-    assert first[2].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert second[2].int().tolist() == [[1, 1, 1]]
+    blocks = Blocks([2, 2, 1], torch.device("cpu"))
+    assert blocks.completions == [(2, 4), (4, 5)]
+    first, second = blocks.seen(None)
+    assert first.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert second.int().tolist() == [[1, 1, 1]]
+    # a window of 2: the token itself and the one before it
+    first, second = blocks.seen(2)
+    assert first.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+    assert second.int().tolist() == [[0, 1, 1]]
 
 
-def test_loss_and_gradients_equal_those_of_separate_rows(policy) -> None:
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_loss_and_gradients_equal_those_of_separate_rows(tmp_path: Path, model_type: str) -> None:
+    policy = build_policy(tmp_path, model_type)
     model = AutoModelForCausalLM.from_pretrained(
         policy.path, dtype=torch.float32, attn_implementation=ATTENTION
     )
-    prompt, completions, weights = [9, 8, 7, 6], [[11, 12, 1], [13, 1]], [1.0, 0.25]
+    prompt, weights = list(range(9, 21)), [1.0, 0.25]  # longer than the sliding windows
+    completions = [[11, 12, 1], [13, 1]]
     shared = weighted_loss(model, collate_row(Row(prompt, completions, weights)), None)
     shared.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("eager")
     total = torch.zeros(())
     for completion, weight in zip(completions, weights, strict=True):
         ids = torch.tensor([prompt + completion])

@@ -14,24 +14,73 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
 ATTENTION = "rest_pg_shared_prefix"
-SUPPORTED = ("llama", "qwen2", "qwen3", "smollm3", "mistral")
-"""Model types whose attention is plain softmax attention, and which the tests cover."""
+SUPPORTED = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "mistral",
+    "gemma2",
+    "gemma3_text",
+)
+"""Model types that the tests cover: softmax attention, with or without windows and soft caps."""
+LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def unsupported_reason(config: PretrainedConfig) -> str | None:
     """Say why a model can't run on shared prefixes, or None if it can.
 
-    Sliding windows, soft caps and sinks would be silently wrong here: they are refused by name.
+    Sinks, chunked or linear attention would be silently wrong here: they are refused by name.
     """
     if config.model_type not in SUPPORTED:
         return f"model_type={config.model_type} is not one of {', '.join(SUPPORTED)}"
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layer_types != {"full_attention"}:
-        return f"layer_types={sorted(layer_types)} holds more than full_attention"
-    uses_window = getattr(config, "use_sliding_window", config.model_type == "mistral")
-    if uses_window and getattr(config, "sliding_window", None):
-        return f"sliding_window={config.sliding_window}"
+    layer_types = set(getattr(config, "layer_types", None) or LAYER_TYPES)
+    if not layer_types <= LAYER_TYPES:
+        return f"layer_types={sorted(layer_types)} holds more than {sorted(LAYER_TYPES)}"
     return None
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Softmax attention over ordinary tensors, [batch, heads, tokens, size]; differentiable.
+
+    Args:
+        query: more heads than ``key`` and ``value`` may have.
+        key: of all tokens that may be seen.
+        value: as key.
+        seen: which keys each query sees, [queries, keys]; None: causal, as many of both.
+        scale: of the products.
+        softcap: scores are squashed into (-softcap, softcap) before the softmax (Gemma 2).
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    if softcap is None:
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, is_causal=seen is None, scale=scale
+        )
+    if seen is None:
+        seen = sees(query.shape[2], key.shape[2], None, query.device)
+    scores = _squash(torch.matmul(query, key.transpose(-1, -2)).float() * scale, softcap)
+    scores = scores.masked_fill(~seen, float("-inf"))
+    return torch.matmul(torch.softmax(scores, dim=-1).to(value.dtype), value)
+
+
+def sees(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Who sees whom where the last ``queries`` of ``keys`` tokens ask: [queries, keys]."""
+    at = torch.arange(keys - queries, keys, device=device)[:, None]
+    behind = at - torch.arange(keys, device=device)
+    seen = behind >= 0
+    return seen if window is None else seen & (behind < window)
+
+
+def _squash(scores: Tensor, softcap: float) -> Tensor:
+    return softcap * torch.tanh(scores / softcap)
 
 
 class PrefixMemory:
@@ -130,31 +179,56 @@ class PrefixMemory:
         self._rows = rows
         self._at = self.suffix_length[:n].clone()
         self.suffix_length[:n] += 1
-        prompts, written = self.prefix_length[group_of], self.suffix_length[:n]
-        self._ends = int(prompts.max()), int(written.max())
-        behind = torch.cat([_behind(prompts), _behind(written)], dim=1)[:, None, None]
-        mask = torch.zeros(behind.shape, dtype=self.prefix.dtype, device=rows.device)
-        self._mask = mask.masked_fill_(behind, float("-inf"))
-        return (self.prefix_length[group_of] + self._at)[:, None]
+        self._prompts = self.prefix_length[group_of]
+        self._ends = int(self._prompts.max()), int(self.suffix_length[:n].max())
+        self._masks: dict[int | None, Tensor] = {}
+        return (self._prompts + self._at)[:, None]
+
+    def _mask(self, window: int | None) -> Tensor:
+        """0 where a row sees a key of its prompt or its suffix and -inf elsewhere, [n, 1, 1, keys].
+
+        Made once per step and kind of layer.
+        """
+        if window not in self._masks:
+            prompt_keys, keys = (torch.arange(end, device=self._at.device) for end in self._ends)
+            seen = [prompt_keys < self._prompts[:, None], keys <= self._at[:, None]]
+            if window is not None:
+                seen[0] &= (self._prompts + self._at)[:, None] - prompt_keys < window
+                seen[1] &= self._at[:, None] - keys < window
+            hidden = ~torch.cat(seen, dim=1)[:, None, None]
+            mask = torch.zeros(hidden.shape, dtype=self.prefix.dtype, device=hidden.device)
+            self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
+        return self._masks[window]
 
     def prefill(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
     ) -> Tensor:
         """Keep a prompt's keys and values; return its causal attention, [1, heads, tokens, size]."""
         assert self.prefilling is not None
         length = key.shape[2]
         self.prefix[layer, 0, self.prefilling, :, :length] = key[0]
         self.prefix[layer, 1, self.prefilling, :, :length] = value[0]
-        repeats = query.shape[1] // key.shape[1]
-        return nn.functional.scaled_dot_product_attention(
-            query,
-            key.repeat_interleave(repeats, 1),
-            value.repeat_interleave(repeats, 1),
-            is_causal=True,
-            scale=scale,
-        )
+        cut = window is not None and length > window
+        seen = sees(length, length, window, key.device) if cut else None
+        return attend(query, key, value, seen, scale, softcap)
 
-    def decode(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def decode(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
         """Attend from one new token per row, [rows, heads, 1, size], to its prompt and its suffix.
 
         All rows of a group meet its prompt in one product per key head; one softmax runs over both.
@@ -178,17 +252,14 @@ class PrefixMemory:
         scores = torch.cat(
             [shared.view(*shape, prompt_end)[self._to_rows], own.view(n, kv_heads, -1, end)], dim=-1
         )
-        weights = torch.softmax(scores.add_(self._mask), dim=-1)
+        if softcap is not None:
+            scores = _squash(scores, softcap)
+        weights = torch.softmax(scores.add_(self._mask(window)), dim=-1)
         own = torch.bmm(weights[..., prompt_end:].reshape(n * kv_heads, -1, end), values[:, :end])
         grouped = weights[..., :prompt_end][self._to_groups]
         shared = torch.bmm(grouped.view(len(prompt_keys), -1, prompt_end), prompt_values)
         output = shared.view(*shape, size)[self._to_rows] + own.view(n, kv_heads, -1, size)
         return output.view(n, heads, 1, size)
-
-
-def _behind(lengths: Tensor) -> Tensor:
-    """Where a buffer isn't used: [n, longest]."""
-    return torch.arange(int(lengths.max()), device=lengths.device) >= lengths[:, None]
 
 
 def shared_prefix_attention(
@@ -200,14 +271,18 @@ def shared_prefix_attention(
     *,
     prefix_memory: PrefixMemory,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers' interface, [batch, heads, tokens, size] to
     [batch, tokens, heads, size]; masks and caches of the model are not used.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    attend = prefix_memory.decode if prefix_memory.prefilling is None else prefix_memory.prefill
-    output = attend(module.layer_idx, query, key, value, scale)  # type: ignore[arg-type]
+    memory = prefix_memory
+    attention = memory.decode if memory.prefilling is None else memory.prefill
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    output = attention(layer, query, key, value, scale, sliding_window, softcap)
     return output.transpose(1, 2).contiguous(), None
 
 

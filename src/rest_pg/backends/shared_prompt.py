@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from rest_pg.backends.prefix_attention import attend, sees
 
 ATTENTION = "rest_pg_shared_prompt"
 
@@ -84,14 +87,28 @@ class Blocks:
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         """Take the prompt's length first (it may be 0), then each completion's."""
-        self.prompt = lengths[0]
-        self.completions: list[tuple[int, int, Tensor]] = []
-        start = self.prompt
-        for length in lengths[1:]:
-            # a token sees the whole prompt, and its block up to itself
-            seen = torch.ones(length, self.prompt + length, dtype=torch.bool, device=device)
-            self.completions.append((start, start + length, seen.tril(self.prompt)))
-            start += length
+        self.prompt, *completions = lengths
+        ends = list(accumulate(lengths))
+        self.completions = list(pairwise(ends))
+        self._lengths, self._device = completions, device
+        self._seen: dict[int | None, list[Tensor]] = {}
+
+    def seen(self, window: int | None) -> list[Tensor]:
+        """Which keys of prompt and block each token of a block sees, one [length, keys] per block.
+
+        In this order of keys a token's place is its position, so a window is counted there.
+        """
+        if window not in self._seen:
+            self._seen[window] = [
+                sees(length, self.prompt + length, window, self._device) for length in self._lengths
+            ]
+        return self._seen[window]
+
+    def prompt_seen(self, window: int | None) -> Tensor | None:
+        """The same among the prompt's own tokens; None where it is plainly causal."""
+        if window is None or self.prompt <= window:
+            return None
+        return sees(self.prompt, self.prompt, window, self._device)
 
 
 def shared_prompt_attention(
@@ -103,32 +120,26 @@ def shared_prompt_attention(
     *,
     blocks: Blocks,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers' interface, [1, heads, n, size] to [1, n, heads, size].
 
     Each block meets the prompt and itself only: nothing is computed that a mask would throw away.
     """
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    attend = nn.functional.scaled_dot_product_attention
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     prompt = slice(0, blocks.prompt)
     parts = []
     if blocks.prompt:
-        parts.append(
-            attend(
-                query[:, :, prompt],
-                key[:, :, prompt],
-                value[:, :, prompt],
-                is_causal=True,
-                scale=scaling,
-            )
-        )
-    for start, end, seen in blocks.completions:
+        seen = blocks.prompt_seen(sliding_window)
+        own_query, own_key, own_value = (x[:, :, prompt] for x in (query, key, value))
+        parts.append(attend(own_query, own_key, own_value, seen, scale, softcap))
+    for (start, end), seen in zip(blocks.completions, blocks.seen(sliding_window), strict=True):
         keys, values = (
             torch.cat([x[:, :, prompt], x[:, :, start:end]], dim=2) for x in (key, value)
         )
-        parts.append(attend(query[:, :, start:end], keys, values, attn_mask=seen, scale=scaling))
+        parts.append(attend(query[:, :, start:end], keys, values, seen, scale, softcap))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
