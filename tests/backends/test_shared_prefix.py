@@ -9,7 +9,7 @@ from rest_pg.backends.prefix_attention import ATTENTION, PrefixMemory, unsupport
 from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
 from rest_pg.backends.sampling import draw_tokens
-from rest_pg.backends.shared_prefix import SharedPrefixGenerator
+from rest_pg.backends.shared_prefix import SharedPrefixGenerator, fit_cache
 from rest_pg.config import Decoding
 
 REQUESTS = [
@@ -53,6 +53,31 @@ def test_samples_depend_on_their_seed_and_not_on_their_batch(policy, max_rows: i
         ("e2", 1),
     ]
     assert len({g.text for g in ours if g.example_id == "e0"}) > 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "max_rows", "max_tokens", "expected"),
+    [
+        pytest.param([4] * 10, 8, 10**6, (8, 4), id="rows bound: 8 rows, 2 prompts and 2 more"),
+        pytest.param([4] * 10, 8, 8 * 10 + 3 * 100, (8, 3), id="one prompt less"),
+        pytest.param([4] * 10, 8, 4 * 10 + 2 * 100, (4, 2), id="tokens bound: fewer rows"),
+        pytest.param([32], 64, 10**6, (32, 1), id="one prompt"),
+        pytest.param([1], 64, 110, (1, 1), id="just fits"),
+    ],
+)
+def test_memory_is_bounded_by_tokens(samples, max_rows, max_tokens, expected) -> None:
+    assert fit_cache(samples, 100, 10, max_rows, max_tokens) == expected
+
+
+def test_a_prompt_above_the_token_budget_names_both() -> None:
+    with pytest.raises(ValueError, match=r"100 tokens with a sample of 10 .*max_cache_tokens=109"):
+        fit_cache([4], 100, 10, 8, 109)
+
+
+def test_a_small_token_budget_changes_no_sample(policy) -> None:
+    tight = SharedPrefixGenerator(max_rows=64, max_cache_tokens=60, dtype="float32")
+    wide = SharedPrefixGenerator(max_rows=64, dtype="float32")
+    assert tight.generate(policy, REQUESTS, NUCLEUS) == wide.generate(policy, REQUESTS, NUCLEUS)
 
 
 def test_no_request_gives_no_generation(policy) -> None:

@@ -62,8 +62,22 @@ class SharedPrefixGenerator:
     :class:`~rest_pg.backends.repeated_cache.RepeatedCacheGenerator`, with a warning.
     """
 
-    def __init__(self, max_rows: int = 32, dtype: str = "auto", pack: bool = True) -> None:
-        """Decode up to ``max_rows`` samples at once; ``dtype`` is auto, bfloat16 or float32.
+    def __init__(
+        self,
+        max_rows: int = 32,
+        max_cache_tokens: int = 65_536,
+        dtype: str = "auto",
+        pack: bool = True,
+    ) -> None:
+        """Bound the batch.
+
+        Args:
+            max_rows: samples decoded at once, at most.
+            max_cache_tokens: tokens whose keys and values are kept at once, at most, however many
+                prompts there are: a prompt counts once for all of its samples. (SmolLM2-135M in
+                bfloat16: 23 kB a token.)
+            dtype: auto, bfloat16 or float32.
+            pack: lay linear layers out for the CPU's kernels.
 
         Raises:
             ValueError: ``max_rows`` is below 1, or ``dtype`` is none of these.
@@ -74,12 +88,17 @@ class SharedPrefixGenerator:
         choices["auto"] = choices["bfloat16" if supports_bfloat16() else "float32"]
         if dtype not in choices:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(choices)}: name one")
-        self._max_rows, self._dtype, self._pack = max_rows, choices[dtype], pack
+        self._max_rows, self._max_cache_tokens = max_rows, max_cache_tokens
+        self._dtype, self._pack = choices[dtype], pack
 
     def generate(
         self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
     ) -> list[Generation]:
-        """Draw every sample of every request; see :class:`~rest_pg.backends.protocols.Generator`."""
+        """Draw every sample of every request; see :class:`~rest_pg.backends.protocols.Generator`.
+
+        Raises:
+            ValueError: the longest prompt and one sample are above ``max_cache_tokens``.
+        """
         config = AutoConfig.from_pretrained(policy.path)
         if reason := unsupported_reason(config):
             logger.warning("no shared prefix for %s (%s): repeating its cache", policy.path, reason)
@@ -89,7 +108,8 @@ class SharedPrefixGenerator:
             if self._pack and model.device.type == "cpu":
                 pack_linear_layers(model, self._max_rows)
             tokenizer = load_tokenizer(policy)
-            run = _Run(model, tokenizer, requests, decoding, self._max_rows)
+            limits = (self._max_rows, self._max_cache_tokens)
+            run = _Run(model, tokenizer, requests, decoding, *limits)
             done = {(g.example_id, g.sample_index): g for g in run.generations()}
         return [done[r.example_id, i] for r in requests for i in range(len(r.seeds))]
 
@@ -104,6 +124,7 @@ class _Run:
         requests: Sequence[GenerationRequest],
         decoding: Decoding,
         max_rows: int,
+        max_cache_tokens: int,
     ) -> None:
         self.model, self.tokenizer, self.requests = model, tokenizer, requests
         self.decoding = decoding
@@ -116,15 +137,19 @@ class _Run:
         by_length = sorted(range(len(requests)), key=lambda i: -self.prompts[i].shape[1])
         self.queue = deque(i for i in by_length if requests[i].seeds)
         self.n_samples = sum(len(r.seeds) for r in requests)
-        rows = min(max_rows, self.n_samples)
-        fewest = min((len(r.seeds) for r in requests if r.seeds), default=1)
-        # one prompt more than fills the batch, so that freed rows find work
-        groups = min(rows // fewest + 2, len(self.queue), rows)
+        prefix_tokens = max((p.shape[1] for p in self.prompts), default=1)
+        rows, groups = fit_cache(
+            [len(requests[i].seeds) for i in self.queue],
+            prefix_tokens,
+            decoding.max_new_tokens,
+            max_rows,
+            max_cache_tokens,
+        )
         self.memory = PrefixMemory(
             model.config,
-            groups=max(groups, 1),
-            rows=max(rows, 1),
-            prefix_tokens=max((p.shape[1] for p in self.prompts), default=1),
+            groups=groups,
+            rows=rows,
+            prefix_tokens=prefix_tokens,
             suffix_tokens=decoding.max_new_tokens,
             like=next(model.parameters()),
         )
@@ -223,3 +248,40 @@ class _Run:
 
     def _how(self) -> tuple[float, float]:
         return self.decoding.temperature, self.decoding.top_p
+
+
+def fit_cache(
+    samples: Sequence[int],
+    prefix_tokens: int,
+    suffix_tokens: int,
+    max_rows: int,
+    max_tokens: int,
+) -> tuple[int, int]:
+    """Work out how many samples and how many prompts are in memory at once.
+
+    Args:
+        samples: of each prompt.
+        prefix_tokens: of the longest prompt.
+        suffix_tokens: that a sample may get.
+        max_rows: samples at once, at most.
+        max_tokens: of all prompts and samples in memory, at most.
+
+    Returns:
+        Rows and groups, both at least 1.
+
+    Raises:
+        ValueError: one prompt with one sample is above ``max_tokens``.
+    """
+    fewest = min(samples, default=1)
+    for rows in range(min(max_rows, max(sum(samples), 1)), 0, -1):
+        # one prompt more than fills the batch, so that freed rows find work
+        most = min(rows // fewest + 2, max(len(samples), 1), rows)
+        needed = min(-(-rows // fewest), most)
+        for groups in range(most, needed - 1, -1):
+            if groups * prefix_tokens + rows * suffix_tokens <= max_tokens:
+                return rows, groups
+    raise ValueError(
+        f"a prompt of {prefix_tokens} tokens with a sample of {suffix_tokens} is above the "
+        f"generator's max_cache_tokens={max_tokens}: raise it, or lower prompt.max_tokens or "
+        "decoding.max_new_tokens"
+    )
