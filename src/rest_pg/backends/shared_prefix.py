@@ -76,7 +76,7 @@ class SharedPrefixGenerator:
             max_cache_tokens: tokens whose keys and values are kept at once, at most, however many
                 prompts there are: a prompt counts once for all of its samples. (SmolLM2-135M in
                 bfloat16: 23 kB a token.)
-            dtype: auto, bfloat16 or float32.
+            dtype: auto, bfloat16 or float32; int8 weights with float32 activations, on the CPU.
             pack: lay linear layers out for the CPU's kernels.
 
         Raises:
@@ -84,12 +84,12 @@ class SharedPrefixGenerator:
         """
         if max_rows < 1:
             raise ValueError(f"max_rows={max_rows} is below 1: raise it")
-        choices = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+        choices = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.float32}
         choices["auto"] = choices["bfloat16" if supports_bfloat16() else "float32"]
         if dtype not in choices:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(choices)}: name one")
         self._max_rows, self._max_cache_tokens = max_rows, max_cache_tokens
-        self._dtype, self._pack = choices[dtype], pack
+        self._dtype, self._pack, self._int8 = choices[dtype], pack, dtype == "int8"
 
     def generate(
         self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
@@ -105,8 +105,8 @@ class SharedPrefixGenerator:
             return RepeatedCacheGenerator(self._dtype).generate(policy, requests, decoding)
         with torch.inference_mode():
             model = load_model(policy, self._dtype, ATTENTION).eval()
-            if self._pack and model.device.type == "cpu":
-                pack_linear_layers(model, self._max_rows)
+            if (self._pack or self._int8) and model.device.type == "cpu":
+                pack_linear_layers(model, self._max_rows, int8=self._int8)
             tokenizer = load_tokenizer(policy)
             limits = (self._max_rows, self._max_cache_tokens)
             run = _Run(model, tokenizer, requests, decoding, *limits)

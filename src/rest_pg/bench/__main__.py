@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.express as px
 from transformers.utils import logging as transformers_logging
 
-from rest_pg.bench import bound, iteration, judging, sampling, training
+from rest_pg.bench import bound, growth, iteration, judging, sampling, training
 from rest_pg.bench.common import COLUMNS, Comparison, machine, rows_of
 
-PARTS = ("bound", "sampling", "vllm", "judging", "training", "iteration")
+PARTS = ("bound", "sampling", "vllm", "judging", "training", "iteration", "growth")
 OUTPUT = Path("data/08_reporting/bench.csv")
 
 logger = logging.getLogger("rest_pg.bench")
@@ -43,8 +43,10 @@ def main() -> None:
             rows += judging.run(arguments.repeats)
         elif part == "training":
             rows += training.run(arguments.repeats)
-        else:
+        elif part == "iteration":
             rows += iteration.run(arguments.repeats)
+        else:
+            rows += growth.run(1)
         _write(rows, named)
 
 

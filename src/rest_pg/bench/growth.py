@@ -1,0 +1,108 @@
+"""Does time grow as the formula of :mod:`rest_pg.cost` says? Three sizes of each quantity."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from transformers import AutoConfig
+
+from rest_pg.backends.protocols import GenerationRequest
+from rest_pg.backends.sft_trainer import SharedPromptTrainer
+from rest_pg.backends.shared_prefix import SharedPrefixGenerator
+from rest_pg.bench.common import Comparison, base_policy, endless_policy, texts
+from rest_pg.config import Decoding, TrainingParams
+from rest_pg.cost import (
+    ModelSize,
+    Rates,
+    sampling_operations,
+    sampling_seconds,
+    training_operations,
+)
+from rest_pg.records import TrainingExample
+
+MAX_ROWS = 64
+SAMPLING = {"n": 4, "m": 8, "prompt": 256, "output": 64}
+SAMPLING_SIZES = {"n": (2, 8), "m": (4, 16), "prompt": (128, 512), "output": (32, 128)}
+TRAINING = {"n": 4, "k": 2, "prompt": 256, "output": 150}
+TRAINING_SIZES = {"n": (2, 8), "k": (1, 4), "prompt": (128, 512), "output": (75, 300)}
+LORA = TrainingParams.model_validate(
+    {
+        "epochs": 1,
+        "batch_size": 1,
+        "learning_rate": 1e-5,
+        "max_tokens": 4096,
+        "lora": {"r": 16, "alpha": 32},
+    }
+)
+
+
+def run(repeats: int) -> list[Comparison]:
+    """Lay measured seconds beside estimated ones; the ratio is estimate by measurement."""
+    size = ModelSize.of(AutoConfig.from_pretrained(base_policy().path))
+    rates = calibrate(size)
+    rows = []
+    for case in _variations(SAMPLING, SAMPLING_SIZES):
+        measured = statistics.median(_sample(**case) for _ in range(repeats))
+        estimate = sampling_seconds(size, rates, **case, max_rows=MAX_ROWS)
+        rows.append(_row("sampling", case, measured, estimate))
+    # training has one rate: two sizes give it and the time that no example costs
+    small, large = {**TRAINING, "n": 2}, {**TRAINING, "n": 6}
+    operations = [training_operations(size, **c, lora=True) for c in (small, large)]
+    seconds = [_train(**c) for c in (small, large)]
+    rate = (operations[1] - operations[0]) / (seconds[1] - seconds[0])
+    start = seconds[0] - operations[0] / rate
+    for case in _variations(TRAINING, TRAINING_SIZES):
+        measured = statistics.median(_train(**case) for _ in range(repeats))
+        estimate = start + training_operations(size, **case, lora=True) / rate
+        rows.append(_row("training", case, measured, estimate))
+    return rows
+
+
+def calibrate(size: ModelSize, prompt: int = 384, output: int = 33) -> Rates:
+    """Measure this machine's rates with four short runs of the generator."""
+    one = _sample(n=1, m=1, prompt=prompt, output=1)
+    prefill = (_sample(n=4, m=1, prompt=prompt, output=1) - one) / 3
+    steps = output - 1
+    step = (_sample(n=1, m=1, prompt=prompt, output=output) - one) / steps
+    full = (_sample(n=1, m=MAX_ROWS, prompt=prompt, output=output) - one) / steps
+    row = size.token(prompt + output / 2, head=True)
+    return Rates(
+        start_seconds=max(one - prefill, 0.0),
+        prefill=sampling_operations(size, n=1, m=0, prompt=prompt, output=0) / prefill,
+        step_seconds=step,
+        decode=(MAX_ROWS - 1) * row / (full - step),
+    )
+
+
+def _variations(middle: dict[str, int], sizes: dict[str, tuple[int, int]]) -> list[dict[str, int]]:
+    others = [middle | {name: value} for name, values in sizes.items() for value in values]
+    return [middle, *others]
+
+
+def _row(loop: str, case: dict[str, int], measured: float, estimate: float) -> Comparison:
+    name = f"{loop} " + " ".join(f"{k}={v}" for k, v in case.items())
+    ratio = estimate / measured
+    return Comparison("growth", name, "formula", measured, estimate, "s", ratio, (ratio, ratio))
+
+
+def _sample(n: int, m: int, prompt: int, output: int) -> float:
+    requests = [
+        GenerationRequest(example_id=str(i), prompt=text, seeds=tuple(range(m)))
+        for i, text in enumerate(texts(n, prompt, offset=20))
+    ]
+    decoding = Decoding(temperature=0.7, top_p=0.95, max_new_tokens=output)
+    started = time.perf_counter()
+    SharedPrefixGenerator(max_rows=MAX_ROWS).generate(endless_policy(), requests, decoding)
+    return time.perf_counter() - started
+
+
+def _train(n: int, k: int, prompt: int, output: int) -> float:
+    examples = [
+        TrainingExample(example_id=str(i), prompt=text, completion=completion)
+        for i, text in enumerate(texts(n, prompt, offset=60))
+        for completion in texts(k, output, offset=100 + i)
+    ]
+    started = time.perf_counter()
+    SharedPromptTrainer().train(base_policy(), examples, LORA, seed=7)
+    return time.perf_counter() - started
