@@ -107,4 +107,5 @@ def sampling_seconds(
     prefill = sampling_operations(size, n=n, m=0, prompt=prompt, output=0)
     written = n * m * output * size.token(prompt + output / 2, head=True)
     batches = -(-n * m // max_rows)
-    return prefill / rates.prefill + batches * output * rates.step_seconds + written / rates.decode
+    steps = batches * output * rates.step_seconds
+    return rates.start_seconds + prefill / rates.prefill + steps + written / rates.decode

@@ -48,13 +48,13 @@ def run(repeats: int) -> list[Comparison]:
         rows.append(_row("sampling", case, measured, estimate))
     # training has one rate: two sizes give it and the time that no example costs
     small, large = {**TRAINING, "n": 2}, {**TRAINING, "n": 6}
-    operations = [training_operations(size, **c, lora=True) for c in (small, large)]
+    operations = [_training_operations(size, c) for c in (small, large)]
     seconds = [_train(**c) for c in (small, large)]
     rate = (operations[1] - operations[0]) / (seconds[1] - seconds[0])
     start = seconds[0] - operations[0] / rate
     for case in _variations(TRAINING, TRAINING_SIZES):
         measured = statistics.median(_train(**case) for _ in range(repeats))
-        estimate = start + training_operations(size, **case, lora=True) / rate
+        estimate = start + _training_operations(size, case) / rate
         rows.append(_row("training", case, measured, estimate))
     return rows
 
@@ -84,6 +84,11 @@ def _row(loop: str, case: dict[str, int], measured: float, estimate: float) -> C
     name = f"{loop} " + " ".join(f"{k}={v}" for k, v in case.items())
     ratio = estimate / measured
     return Comparison("growth", name, "formula", measured, estimate, "s", ratio, (ratio, ratio))
+
+
+def _training_operations(size: ModelSize, case: dict[str, int]) -> float:
+    n, k, prompt, output = (case[name] for name in ("n", "k", "prompt", "output"))
+    return training_operations(size, n=n, k=k, prompt=prompt, output=output, lora=True)
 
 
 def _sample(n: int, m: int, prompt: int, output: int) -> float:
