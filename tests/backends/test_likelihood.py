@@ -59,6 +59,26 @@ def test_a_sliding_window_is_kept(tmp_path, float32) -> None:
         assert [s.log_probability for s in own] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("max_tokens", [40, 4096])
+def test_levels_are_scored_whole_behind_each_candidate(policy, float32, max_tokens: int) -> None:
+    levels, candidates = ["1;", "10;", "7;"], ["we sail", "", "home"]
+    scorer = LikelihoodScorer(str(policy.path), max_tokens)
+    ours = scorer.score_levels("rate this:", candidates, " score", levels)
+    groups = [(f"rate this:{candidate} score", levels) for candidate in candidates]
+    for own, expected in zip(ours, plain(policy.path, groups), strict=True):
+        assert own == pytest.approx(expected, abs=1e-4)
+
+
+def test_levels_need_tokens_and_a_covered_model(policy, tmp_path) -> None:
+    scorer = LikelihoodScorer(str(policy.path))
+    with pytest.raises(ValueError, match="the ending has no tokens"):
+        scorer.score_levels("a", ["b"], "", ["1"])
+    with pytest.raises(ValueError, match="has no tokens: fill it"):
+        scorer.score_levels("a", ["b"], ":", ["1", ""])
+    with pytest.raises(ValueError, match=r"model_type=gpt2 .*: name another model"):
+        LikelihoodScorer(str(build_policy(tmp_path, "gpt2").path)).score_levels("a", [], ":", ["1"])
+
+
 def test_bad_input_names_value_and_remedy(policy) -> None:
     with pytest.raises(ValueError, match="the text '' has no tokens"):
         LikelihoodScorer(str(policy.path)).score([("", ["x"])])

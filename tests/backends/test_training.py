@@ -32,15 +32,24 @@ def test_layout_worked_by_hand() -> None:
     assert row["labels"].tolist() == [[1, 2, 3]]
     assert row["weights"].tolist() == [[1.0, 1.0, 0.5]]
     assert row["lengths"].tolist() == [2, 2, 1]
-    blocks = Blocks([2, 2, 1], torch.device("cpu"))
-    assert blocks.completions == [(2, 4), (4, 5)]
-    first, second = blocks.seen(None)
-    assert first.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert second.int().tolist() == [[1, 1, 1]]
+    assert row["parents"].tolist() == [-1, 0, 0]
+
+
+def test_who_sees_whom_worked_by_hand() -> None:
+    # a prompt of 2; a block of 2 behind it, and one of 1 behind that block; another of 1
+    blocks = Blocks([2, 2, 1, 1], [-1, 0, 1, 0], torch.device("cpu"))
+    assert blocks.paths[2] == [(0, 2), (2, 4), (4, 5)]
+    root, first, grandchild, second = (s if s is None else s.int() for s in blocks.seen(None))
+    assert root is None
+    assert first.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert grandchild.tolist() == [[1, 1, 1, 1, 1]]
+    assert second.tolist() == [[1, 1, 1]]
     # a window of 2: the token itself and the one before it
-    first, second = blocks.seen(2)
-    assert first.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
-    assert second.int().tolist() == [[0, 1, 1]]
+    root, first, grandchild, second = (s if s is None else s.int() for s in blocks.seen(2))
+    assert root is None
+    assert first.tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+    assert grandchild.tolist() == [[0, 0, 0, 1, 1]]
+    assert second.tolist() == [[0, 1, 1]]
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

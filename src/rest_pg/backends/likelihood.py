@@ -12,12 +12,19 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from rest_pg.backends.models import EMBEDDED, keep_freed_memory, load_source, supports_bfloat16
+from rest_pg.backends.models import EMBEDDED, load_source, supports_bfloat16
 from rest_pg.backends.prefix_attention import unsupported_reason
-from rest_pg.backends.shared_prompt import ATTENTION, Row, collate_row, completion_logits
+from rest_pg.backends.shared_prompt import (
+    ATTENTION,
+    Block,
+    Row,
+    collate_row,
+    completion_logits,
+    lay_out,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +73,76 @@ class LikelihoodScorer:
                 raise ValueError(f"the text {text!r} has no tokens, and must have one at least")
             ids = [_ids(tokenizer, continuation) for continuation in continuations]
             scored: list[Likelihood] = []
-            for chunk in self._chunks(len(prefix), ids, plain):
+            for chunk in self._chunks(len(prefix), ids, plain=plain):
                 kept = [own for own in chunk if own]
                 row = Row(prefix, kept, [1.0] * len(kept))
                 scored += _score_row(model, row, chunk, plain)
             scores.append(scored)
         return scores
 
+    def score_levels(
+        self, text: str, candidates: Sequence[str], ending: str, levels: Sequence[str]
+    ) -> list[list[float]]:
+        """Score each level of a rubric behind each candidate, behind one text: a judge's answer.
+
+        Everything that is shared is processed once: the text for all candidates, a candidate for all
+        of its levels. A level is scored whole, so that no level gains by being the start of another:
+        end each with the same terminator.
+
+        Args:
+            text: rubric, request and reference.
+            candidates: what is judged.
+            ending: what stands between a candidate and its score; at least one token.
+            levels: the possible answers.
+
+        Returns:
+            The natural logarithm of each level's probability: one list per candidate, in order.
+
+        Raises:
+            ValueError: ``text``, ``ending`` or a level has no tokens; or one candidate is above
+                ``max_tokens``; or the model's architecture isn't covered.
+        """
+        model, tokenizer = load_scoring_model(self._source)
+        if model.config._attn_implementation != ATTENTION:
+            raise ValueError(f"{unsupported_reason(model.config)}: name another model as the judge")
+        head, answers = _ids(tokenizer, text), [_ids(tokenizer, level) for level in levels]
+        for name, ids in (("text", head), ("ending", _ids(tokenizer, ending))):
+            if not ids:
+                raise ValueError(f"the {name} has no tokens, and must have one at least")
+        if not all(answers):
+            raise ValueError(f"a level of {list(levels)!r} has no tokens: fill it")
+        bodies = [_ids(tokenizer, candidate + ending) for candidate in candidates]
+        extra = sum(map(len, answers))
+        scores = []
+        for chunk in self._chunks(len(head), bodies, plain=False, extra=extra):
+            blocks = [Block(-1, head, [])]
+            for *body, last in chunk:
+                blocks.append(Block(0, body, []))
+                parent = len(blocks) - 1
+                blocks += [Block(parent, [last, *own[:-1]], own) for own in answers]
+            losses = _losses(model, lay_out(blocks)).split([len(a) for a in answers] * len(chunk))
+            sums = [-own.sum().item() for own in losses]
+            scores += [sums[i : i + len(answers)] for i in range(0, len(sums), len(answers))]
+        return scores
+
     def _chunks(
-        self, n_prefix: int, ids: Sequence[list[int]], plain: bool
+        self, n_prefix: int, ids: Sequence[list[int]], *, plain: bool, extra: int = 0
     ) -> Iterator[list[list[int]]]:
+        """Cut continuations, which cost ``extra`` tokens each beside their own, by the budget."""
         chunk: list[list[int]] = []
         n_tokens = n_prefix
         for own in ids:
-            if n_prefix + len(own) > self._max_tokens:
+            needed = len(own) + extra
+            if n_prefix + needed > self._max_tokens:
                 raise ValueError(
-                    f"a text of {n_prefix} tokens with a continuation of {len(own)} is above "
+                    f"a text of {n_prefix} tokens with a continuation of {needed} is above "
                     f"max_tokens={self._max_tokens}: raise it"
                 )
-            if chunk and (plain or n_tokens + len(own) > self._max_tokens):
+            if chunk and (plain or n_tokens + needed > self._max_tokens):
                 yield chunk
                 chunk, n_tokens = [], n_prefix
             chunk.append(own)
-            n_tokens += len(own)
+            n_tokens += needed
         if chunk:
             yield chunk
 
@@ -96,7 +150,6 @@ class LikelihoodScorer:
 @lru_cache(maxsize=1)
 def load_scoring_model(source: str) -> tuple[Any, Any]:
     """Load a model for scoring once per process: bfloat16 where the hardware multiplies it."""
-    keep_freed_memory()
     model, tokenizer = load_source(source)
     model = model.to(torch.bfloat16 if supports_bfloat16() else torch.float32).eval()
     if unsupported_reason(model.config) is None:
@@ -109,13 +162,18 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-@torch.inference_mode()
 def _score_row(model: Any, row: Row, chunk: Sequence[list[int]], plain: bool) -> list[Likelihood]:
     """Score the continuations of one row; ``chunk`` holds the empty ones too."""
     if not row.completions:
         return [Likelihood(0.0, 0) for _ in chunk]
-    inputs = {k: v.to(model.device) for k, v in collate_row(row, plain=plain).items()}
-    logits = completion_logits(model, inputs).float()
-    losses = nn.functional.cross_entropy(logits, inputs["labels"][0], reduction="none")
+    losses = _losses(model, collate_row(row, plain=plain))
     sums = iter(part.sum().item() for part in losses.split([len(c) for c in row.completions]))
     return [Likelihood(-next(sums) if own else 0.0, len(own)) for own in chunk]
+
+
+@torch.inference_mode()
+def _losses(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the negative log-probability of each label, [t]."""
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    logits = completion_logits(model, inputs).float()
+    return nn.functional.cross_entropy(logits, inputs["labels"][0], reduction="none")

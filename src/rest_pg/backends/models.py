@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import logging
-import os
 import shutil
 import tempfile
 from functools import lru_cache
@@ -50,23 +48,8 @@ def _tokenizer(path: str) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> None:
-    """Have the C library reuse large blocks, where it is glibc, instead of returning each at once.
-
-    Every tensor of some megabytes otherwise costs the kernel fresh pages: a decoding step of 64 rows
-    took a fifth longer on two CPU cores.
-    """
-    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1  # names of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, most)
-
-
 def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """Load a policy's weights in ``dtype`` onto the device, for inference or training."""
-    keep_freed_memory()
     model: Any = AutoModelForCausalLM.from_pretrained(
         policy.path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
     )

@@ -29,6 +29,7 @@ from rest_pg.backends.protocols import Generation, GenerationRequest
 from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
 from rest_pg.backends.sampling import draw_tokens
 from rest_pg.config import Decoding
+from rest_pg.memory import reuse_freed_memory
 from rest_pg.records import PolicyCheckpoint
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class SharedPrefixGenerator:
         if reason := unsupported_reason(config):
             logger.warning("no shared prefix for %s (%s): repeating its cache", policy.path, reason)
             return RepeatedCacheGenerator(self._dtype).generate(policy, requests, decoding)
-        with torch.inference_mode():
+        with torch.inference_mode(), reuse_freed_memory():
             model = load_model(policy, self._dtype, ATTENTION).eval()
             if (self._pack or self._int8) and model.device.type == "cpu":
                 pack_linear_layers(model, self._max_rows, int8=self._int8)
@@ -111,6 +112,7 @@ class SharedPrefixGenerator:
             limits = (self._max_rows, self._max_cache_tokens)
             run = _Run(model, tokenizer, requests, decoding, *limits)
             done = {(g.example_id, g.sample_index): g for g in run.generations()}
+            del run, model  # their memory is given back here
         return [done[r.example_id, i] for r in requests for i in range(len(r.seeds))]
 
 

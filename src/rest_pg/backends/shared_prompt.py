@@ -3,6 +3,7 @@
 A row is ``[prompt without its last token | last token, completion 1 | last token, completion 2 | …]``.
 Every block repeats the prompt's last token at its own position, sees the prompt and itself, and
 predicts its completion from there: exactly what k separate rows would compute, for one prompt's work.
+Blocks may stand behind blocks: a judge's rubric, candidates behind it, score levels behind each.
 
 The attention function is registered with transformers' attention interface: it gets the row's
 :class:`Blocks` as the keyword ``blocks`` of a model's forward.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -33,46 +34,75 @@ class Row:
     weights: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some tokens of a row: they see themselves up to the one that asks, and their ancestors whole."""
+
+    parent: int
+    """The place of the block that they stand behind; -1 for the first."""
+    ids: list[int]
+    labels: list[int]
+    """The token that each should predict; empty where nothing is predicted."""
+
+
+def lay_out(blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """Put a tree of blocks into one row; a parent comes before its children.
+
+    Returns:
+        ``input_ids`` and ``position_ids`` [1, n]; ``lengths`` and ``parents`` [blocks];
+        ``logits_to_keep`` [t], the positions whose next token is predicted; ``labels`` [1, t].
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    keep: list[int] = []
+    labels: list[int] = []
+    ends: list[int] = []  # of each block, as a position
+    for block in blocks:
+        start = ends[block.parent] if block.parent >= 0 else 0
+        ends.append(start + len(block.ids))
+        positions += range(start, ends[-1])
+        if block.labels:
+            keep += range(len(ids), len(ids) + len(block.ids))
+        ids += block.ids
+        labels += block.labels
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "lengths": torch.tensor([len(block.ids) for block in blocks]),
+        "parents": torch.tensor([block.parent for block in blocks]),
+        "logits_to_keep": torch.tensor(keep),
+        "labels": torch.tensor([labels]),
+    }
+
+
 def collate_row(row: Row, *, plain: bool = False) -> dict[str, Tensor]:
     """Lay out one row for the model.
 
     Args:
         row: at least one completion, none of them empty.
-        plain: for a model with another attention than ours: leave ``lengths`` out. One completion
+        plain: for a model with another attention than ours: leave the tree out. One completion
             behind its prompt is ordinary causal text; more need our attention.
 
     Raises:
         ValueError: several completions in a plain row, which would see each other.
 
     Returns:
-        ``input_ids`` and ``position_ids`` [1, n]; ``lengths`` [1 + k], of the prompt without its last
-        token and of each block; ``logits_to_keep`` [t], the positions whose next token is learnt;
-        ``labels`` [1, t]; ``weights`` [1, t].
+        What :func:`lay_out` returns, and ``weights`` [1, t] of the labels.
     """
     if plain and len(row.completions) != 1:
         raise ValueError(f"a plain row holds one completion, not {len(row.completions)}")
     prompt, last = row.prompt[:-1], row.prompt[-1]
-    ids, positions = list(prompt), list(range(len(prompt)))
-    lengths = [len(prompt)]
-    keep: list[int] = []
-    labels: list[int] = []
-    weights: list[float] = []
-    for completion, weight in zip(row.completions, row.weights, strict=True):
-        keep += range(len(ids), len(ids) + len(completion))
-        # the last token of a completion (its end) is learnt, and nothing is learnt from it
-        ids += [last, *completion[:-1]]
-        positions += range(len(prompt), len(prompt) + len(completion))
-        lengths.append(len(completion))
-        labels += completion
-        weights += [weight] * len(completion)
-    return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        **({} if plain else {"lengths": torch.tensor(lengths)}),
-        "logits_to_keep": torch.tensor(keep),
-        "labels": torch.tensor([labels]),
-        "weights": torch.tensor([weights]),
-    }
+    # the last token of a completion (its end) is learnt, and nothing is learnt from it
+    children = [Block(0, [last, *own[:-1]], own) for own in row.completions]
+    inputs = lay_out([Block(-1, prompt, []), *children])
+    if plain:
+        del inputs["lengths"], inputs["parents"]
+    weights = [
+        weight
+        for completion, weight in zip(row.completions, row.weights, strict=True)
+        for _ in completion
+    ]
+    return {**inputs, "weights": torch.tensor([weights])}
 
 
 def collate(features: Sequence[dict[str, Any]], *, plain: bool = False) -> dict[str, Tensor]:
@@ -85,30 +115,33 @@ def collate(features: Sequence[dict[str, Any]], *, plain: bool = False) -> dict[
 class Blocks:
     """Where a row's blocks lie, and who sees whom: worked out once, used by every layer."""
 
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        """Take the prompt's length first (it may be 0), then each completion's."""
-        self.prompt, *completions = lengths
-        ends = list(accumulate(lengths))
-        self.completions = list(pairwise(ends))
-        self._lengths, self._device = completions, device
-        self._seen: dict[int | None, list[Tensor]] = {}
+    def __init__(
+        self, lengths: Sequence[int], parents: Sequence[int], device: torch.device
+    ) -> None:
+        """Take each block's length, which may be 0, and its parent's place."""
+        self.spans = [
+            (end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)
+        ]
+        self.paths: list[list[tuple[int, int]]] = []
+        for span, parent in zip(self.spans, parents, strict=True):
+            self.paths.append([*(self.paths[parent] if parent >= 0 else []), span])
+        self._device = device
+        self._seen: dict[int | None, list[Tensor | None]] = {}
 
-    def seen(self, window: int | None) -> list[Tensor]:
-        """Which keys of prompt and block each token of a block sees, one [length, keys] per block.
+    def seen(self, window: int | None) -> list[Tensor | None]:
+        """Which keys each token of a block sees, [length, keys]; None where that is plainly causal.
 
-        In this order of keys a token's place is its position, so a window is counted there.
+        The keys are those of the block's ancestors and its own, in this order: there a token's
+        place is its position, so a window is counted in it.
         """
         if window not in self._seen:
-            self._seen[window] = [
-                sees(length, self.prompt + length, window, self._device) for length in self._lengths
-            ]
+            self._seen[window] = []
+            for (start, end), path in zip(self.spans, self.paths, strict=True):
+                keys = sum(e - s for s, e in path)
+                causal = keys == end - start and (window is None or keys <= window)
+                seen = None if causal else sees(end - start, keys, window, self._device)
+                self._seen[window].append(seen)
         return self._seen[window]
-
-    def prompt_seen(self, window: int | None) -> Tensor | None:
-        """The same among the prompt's own tokens; None where it is plainly causal."""
-        if window is None or self.prompt <= window:
-            return None
-        return sees(self.prompt, self.prompt, window, self._device)
 
 
 def shared_prompt_attention(
@@ -126,20 +159,19 @@ def shared_prompt_attention(
 ) -> tuple[Tensor, None]:
     """Attention function of transformers' interface, [1, heads, n, size] to [1, n, heads, size].
 
-    Each block meets the prompt and itself only: nothing is computed that a mask would throw away.
+    Each block meets its ancestors and itself only: nothing is computed that a mask would throw away.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    prompt = slice(0, blocks.prompt)
     parts = []
-    if blocks.prompt:
-        seen = blocks.prompt_seen(sliding_window)
-        own_query, own_key, own_value = (x[:, :, prompt] for x in (query, key, value))
-        parts.append(attend(own_query, own_key, own_value, seen, scale, softcap))
-    for (start, end), seen in zip(blocks.completions, blocks.seen(sliding_window), strict=True):
+    for span, path, seen in zip(
+        blocks.spans, blocks.paths, blocks.seen(sliding_window), strict=True
+    ):
+        if span[0] == span[1]:
+            continue
         keys, values = (
-            torch.cat([x[:, :, prompt], x[:, :, start:end]], dim=2) for x in (key, value)
+            torch.cat([x[:, :, slice(*own)] for own in path], dim=2) for x in (key, value)
         )
-        parts.append(attend(query[:, :, start:end], keys, values, seen, scale, softcap))
+        parts.append(attend(query[:, :, slice(*span)], keys, values, seen, scale, softcap))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -147,15 +179,16 @@ AttentionInterface.register(ATTENTION, shared_prompt_attention)
 
 
 def completion_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Run one row through a model: the logits that predict each completion token, [t, vocabulary].
+    """Run one row through a model: the logits that predict each label, [t, vocabulary].
 
     Args:
         model: a causal language model; with :data:`ATTENTION` unless the row is plain.
-        inputs: what :func:`collate_row` returns.
+        inputs: what :func:`collate_row` or :func:`lay_out` returns.
     """
     shared = {}
     if "lengths" in inputs:
-        shared["blocks"] = Blocks(inputs["lengths"].tolist(), inputs["input_ids"].device)
+        lengths, parents = inputs["lengths"].tolist(), inputs["parents"].tolist()
+        shared["blocks"] = Blocks(lengths, parents, inputs["input_ids"].device)
     logits: Tensor = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],

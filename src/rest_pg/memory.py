@@ -1,0 +1,40 @@
+"""How the process takes memory from the system and gives it back."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def reuse_freed_memory() -> Iterator[None]:
+    """Have the C library, where it is glibc, keep large blocks for reuse, and give them back at the end.
+
+    A decoding step makes the same large tensors again and again, and each otherwise costs the kernel
+    fresh pages: a step of 64 rows took a fifth longer on two CPU cores. Training gains nothing, and
+    its varied sizes would leave holes.
+    """
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        yield
+        return
+    trim_threshold, mmap_threshold = -1, -3  # their names in malloc.h
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(mmap_threshold, 1 << 25)
+        libc.mallopt(trim_threshold, 1 << 26)
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give the memory of dropped tensors back to the system."""
+    gc.collect()
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
