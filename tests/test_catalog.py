@@ -10,9 +10,12 @@ from rest_pg.hooks import RunParameters, flatten
 PROJECT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("n_iterations", [1, 3])
-def test_every_dataset_of_every_pipeline_is_in_the_catalog(monkeypatch, n_iterations: int) -> None:
-    monkeypatch.setattr(RunParameters, "values", {"n_iterations": n_iterations})
+@pytest.mark.parametrize(("n_iterations", "data_format"), [(1, "documents"), (3, "longlamp")])
+def test_every_dataset_of_every_pipeline_is_in_the_catalog(
+    monkeypatch, n_iterations: int, data_format: str
+) -> None:
+    parameters = {"n_iterations": n_iterations, "data_format": data_format}
+    monkeypatch.setattr(RunParameters, "values", parameters)
     loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
     catalog = DataCatalog.from_config(loader["catalog"])
     pipelines = pipeline_registry.register_pipelines()
@@ -25,6 +28,16 @@ def test_every_dataset_of_every_pipeline_is_in_the_catalog(monkeypatch, n_iterat
         if name not in catalog and not catalog.config_resolver.match_dataset_pattern(name)
     }
     assert missing == set()
+
+
+@pytest.mark.parametrize("env", ["judge", "llm_teacher", "longlamp", "own", "tests"])
+def test_every_environment_names_classes_that_exist(env: str) -> None:
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env=env)
+    catalog = DataCatalog.from_config(loader["catalog"])
+    changed = OmegaConfigLoader(str(PROJECT / "conf" / env), base_env="", default_run_env="")
+    names = set(changed["catalog"]) if (PROJECT / "conf" / env / "catalog.yml").exists() else set()
+    assert names <= set(catalog.keys())
+    assert (env in ("longlamp", "tests")) != bool(names)
 
 
 def test_every_parameter_is_configured_and_typed() -> None:

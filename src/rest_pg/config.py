@@ -58,6 +58,24 @@ class ExampleParams(Params):
     """Key items in the request. Few, so that they don't hand over the answer (LongLaMP: 5)."""
 
 
+class LongLampParams(Params):
+    """Which of LongLaMP's records become examples, and how much of each profile is kept."""
+
+    task: Literal["abstract_generation", "product_review", "topic_writing"]
+    """Names the fields of a record."""
+    setting: Literal["user", "temporal"]
+    """user: no user may be in two splits. temporal: users are in all three."""
+    max_examples: dict[Literal["train", "validation", "test"], int]
+    """Examples per split at most, drawn by seed (the paper: all)."""
+    max_profile_size: int = Field(ge=1)
+    """Documents of a profile at most, drawn by seed (the paper: all)."""
+    max_document_words: int = Field(ge=1)
+    """Words of a profile document at most: single records hold texts of 256 MB. What is cut is
+    counted."""
+    max_reference_words: int = Field(ge=1)
+    """Records with a longer output are left out, and counted."""
+
+
 class RetrievalParams(Params):
     """How many documents of the profile reach the prompt."""
 

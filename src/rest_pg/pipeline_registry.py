@@ -24,10 +24,11 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Build every pipeline; T is fixed here, from the parameters of the session."""
-    n_iterations = int(_parameters()["n_iterations"])
+    """Build every pipeline; T and the data's format are fixed here, by the session."""
+    parameters = _parameters()
+    n_iterations = int(parameters["n_iterations"])
     pipelines = {
-        "data_ingestion": data_ingestion.create_pipeline(),
+        "data_ingestion": data_ingestion.create_pipeline(parameters["data_format"]),
         "reasoning_path": reasoning_path.create_pipeline(),
         "sft": sft.create_pipeline(),
         "self_training": self_training.create_pipeline(n_iterations),

@@ -24,6 +24,13 @@ class Document:
     title: str | None = None
     date: str | None = None
     """ISO 8601 (``YYYY``, ``YYYY-MM`` or ``YYYY-MM-DD``), so that text order is time order."""
+    index: str | None = None
+    """What a retriever reads, where that is more than the text."""
+
+    @property
+    def searched(self) -> str:
+        """What a retriever reads."""
+        return self.index if self.index is not None else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,8 @@ class Prompt:
     user_id: str
     split: Split
     text: str
+    input: str
+    """x alone, for the reward."""
     reference: str
     n_tokens: int
     n_documents: int

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ijson
+from datasets import load_dataset
 from kedro.io.core import AbstractDataset, DatasetError
+from pyarrow import parquet
 
 RawRecord = dict[str, Any]
 """``source`` (file and line), ``id`` within it, and what stood there: ``user``, ``text``, ``title``,
@@ -97,3 +100,110 @@ class DocumentsDataset(AbstractDataset[None, list[RawRecord]]):
 
     def _exists(self) -> bool:
         return self._path.is_file()
+
+
+class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
+    """LongLaMP's records as its authors publish them: one file per split, or the hub's data set.
+
+    Records are read one at a time, however large a file is. Each gets ``source`` and ``split``.
+    """
+
+    SPLITS = ("train", "val", "test")
+    FORMATS = (".jsonl", ".json", ".parquet")
+
+    def __init__(
+        self, *, path: str, name: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        """Read a directory, or the configuration ``name`` of a hub id.
+
+        Args:
+            path: a directory that holds ``train``, ``val`` and ``test`` as .jsonl, .json or .parquet;
+                or, if there is no such directory, a hub id.
+            name: of the hub's configuration, such as ``abstract_generation_user``.
+            metadata: Kedro's.
+        """
+        self._path, self._name = path, name
+        self.metadata = metadata
+
+    def load(self) -> Iterator[RawRecord]:
+        """Return an iterator over the records of the three splits.
+
+        Raises:
+            DatasetError: the directory lacks a split, or the hub has no such data set.
+        """
+        directory = Path(self._path)
+        if directory.is_dir():
+            files = [self._find(directory, split) for split in self.SPLITS]
+            return self._read(files)
+        return self._stream()
+
+    def _find(self, directory: Path, split: str) -> Path:
+        for suffix in self.FORMATS:
+            if (path := directory / f"{split}{suffix}").is_file():
+                return path
+        raise DatasetError(
+            f"{directory} holds no {split}{self.FORMATS[0]} (nor {', '.join(self.FORMATS[1:])}): put "
+            "LongLaMP's three splits in it, or name another directory with --params longlamp_path=DIR"
+        )
+
+    def _read(self, files: list[Path]) -> Iterator[RawRecord]:
+        readers = {".jsonl": _lines, ".json": _items, ".parquet": _rows}
+        for split, path in zip(self.SPLITS, files, strict=True):
+            for source, record in readers[path.suffix](path):
+                yield {**record, "source": source, "split": split}
+
+    def _stream(self) -> Iterator[RawRecord]:
+        for split in self.SPLITS:
+            try:
+                rows = load_dataset(self._path, self._name, split=split, streaming=True)
+            except (OSError, ValueError) as error:
+                raise DatasetError(
+                    f"{self._path} is no directory here, and as a hub id with the configuration "
+                    f"{self._name} it can't be read: {error}"
+                ) from error
+            for number, row in enumerate(rows, start=1):
+                yield {**row, "source": f"{self._path}, {split} {number}", "split": split}
+
+    def save(self, data: None) -> None:
+        """Refuse: raw data is read-only."""
+        raise DatasetError(f"{self._path} is raw data and is never written")
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": self._path, "name": self._name}
+
+    def _exists(self) -> bool:
+        return True
+
+
+def _lines(path: Path) -> Iterator[tuple[str, RawRecord]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                source = f"{path}, line {number}"
+                try:
+                    yield source, _as_record(json.loads(line))
+                except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+                    yield source, {"unreadable": str(error)}
+
+
+def _items(path: Path) -> Iterator[tuple[str, RawRecord]]:
+    """Read a JSON array item by item."""
+    number = 0
+    with path.open("rb") as file:
+        try:
+            for number, item in enumerate(ijson.items(file, "item", use_float=True), start=1):
+                yield f"{path}, item {number}", _as_record(item)
+        except ijson.JSONError as error:
+            yield f"{path}, item {number + 1}", {"unreadable": str(error)}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, RawRecord]]:
+    number = 0
+    for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row
+
+
+def _as_record(value: Any) -> RawRecord:
+    return value if isinstance(value, dict) else {"unreadable": f"a JSON {type(value).__name__}"}

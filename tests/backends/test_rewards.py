@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rest_pg.backends.protocols import Target
 from rest_pg.backends.rewards import CompositeReward
 from rest_pg.records import Sample
 
@@ -24,14 +25,19 @@ def sample(response: str, malformed: str = "") -> Sample:
 def test_word_overlap_worked_by_hand() -> None:
     reward = CompositeReward({"rouge_1": 0.5, "rouge_l": 0.5})
     # four words each; three are shared (F = .75), and two of them in order (F = .5)
-    (score,) = reward.score([sample("ships we sail far")], {"a": "we sail ships home"})
+    (score,) = reward.score(
+        [sample("ships we sail far")], {"a": Target(input="", reference="we sail ships home")}
+    )
     assert score.components == pytest.approx({"rouge_1": 0.75, "rouge_l": 0.5})
     assert score.reward == pytest.approx(0.625)
 
 
 def test_malformed_samples_have_reward_zero() -> None:
     reward = CompositeReward({"rouge_l": 1.0})
-    scores = reward.score([sample("we sail", "no_bridge"), sample("we sail")], {"a": "we sail"})
+    scores = reward.score(
+        [sample("we sail", "no_bridge"), sample("we sail")],
+        {"a": Target(input="", reference="we sail")},
+    )
     assert [s.reward for s in scores] == [0, 1]
 
 
@@ -39,7 +45,7 @@ def test_similarity_prefers_the_same_subject() -> None:
     reward = CompositeReward({"similarity": 1.0})
     near, far = reward.score(
         [sample("The navy needs new ships."), sample("The schools need new teachers.")],
-        {"a": "Our fleet must be enlarged with modern vessels."},
+        {"a": Target(input="", reference="Our fleet must be enlarged with modern vessels.")},
     )
     assert near.reward > far.reward + 0.1
     assert 0 <= far.reward <= near.reward <= 1
@@ -57,7 +63,9 @@ def test_likelihood_is_the_perplexity_that_the_reference_saves(policy) -> None:
 
     reward = CompositeReward({"likelihood": 1.0}, model=str(policy.path))
     responses, reference = ["sail on", "", "home"], "we sail"
-    scores = reward.score([sample(r) for r in responses], {"a": reference})
+    scores = reward.score(
+        [sample(r) for r in responses], {"a": Target(input="", reference=reference)}
+    )
     for response, score in zip(responses, scores, strict=True):
         gain = log_probability("we sail\n\n", response) - log_probability("\n\n", response)
         expected = 1 - math.exp(-max(0.0, gain / len(response))) if response else 0.0

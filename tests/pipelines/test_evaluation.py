@@ -110,6 +110,7 @@ def test_measure_log_and_report() -> None:
         user_id="ann",
         split="test",
         text="",
+        input="x",
         reference=test.reference,
         n_tokens=1,
         n_documents=0,

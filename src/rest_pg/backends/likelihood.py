@@ -175,5 +175,10 @@ def _score_row(model: Any, row: Row, chunk: Sequence[list[int]], plain: bool) ->
 def _losses(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """Return the negative log-probability of each label, [t]."""
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    logits = completion_logits(model, inputs).float()
-    return nn.functional.cross_entropy(logits, inputs["labels"][0], reduction="none")
+    logits, labels = completion_logits(model, inputs), inputs["labels"][0]
+    # in parts: a float32 copy of all logits would be larger than the model
+    parts = [
+        nn.functional.cross_entropy(part.float(), own, reduction="none")
+        for part, own in zip(logits.split(256), labels.split(256), strict=True)
+    ]
+    return torch.cat(parts)

@@ -40,6 +40,14 @@ class Generation:
     n_tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a response is rewarded for: the request x, and what the user really wrote, y."""
+
+    input: str
+    reference: str
+
+
 class Generator(Protocol):
     """Draws samples from a policy."""
 
@@ -52,10 +60,10 @@ class Generator(Protocol):
 class Reward(Protocol):
     """R(x, y, ŷ) of §3.2."""
 
-    def score(self, samples: Sequence[Sample], references: Mapping[str, str]) -> list[Score]:
+    def score(self, samples: Sequence[Sample], targets: Mapping[str, Target]) -> list[Score]:
         """Return one score per sample, in order; the reward of each is in [0, 1].
 
-        Only ``sample.response`` is judged. ``references`` is keyed by example id.
+        Only ``sample.response`` is judged. ``targets`` is keyed by example id.
         """
 
 

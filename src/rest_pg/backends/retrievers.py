@@ -28,12 +28,12 @@ class EmbeddingRetriever:
 
     def retrieve(self, examples: Sequence[Example], k: int) -> list[Profile]:
         """Return each example's k nearest documents, by product of query and document."""
-        texts = [d.text for example in examples for d in example.profile]
+        texts = [d.searched for example in examples for d in example.profile]
         self._embedder.embed_chunks([*texts, *(example.query for example in examples)])
         profiles = []
         for example in examples:
             query = self._embedder.embed([example.query])[0]
-            chunks = self._embedder.embed_chunks([d.text for d in example.profile])
+            chunks = self._embedder.embed_chunks([d.searched for d in example.profile])
             profiles.append(_top(example, [float((c @ query).max()) for c in chunks], k))
         return profiles
 
@@ -46,7 +46,7 @@ class Bm25Retriever:
         profiles = []
         for example in examples:
             index = bm25s.BM25()
-            index.index([words(d.text) for d in example.profile], show_progress=False)
+            index.index([words(d.searched) for d in example.profile], show_progress=False)
             scores = index.get_scores(words(example.query))
             profiles.append(_top(example, [float(score) for score in scores], k))
         return profiles

@@ -10,6 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from rest_pg.backends.embeddings import EMBEDDED, Embedder
 from rest_pg.backends.likelihood import LikelihoodScorer
+from rest_pg.backends.protocols import Target
 from rest_pg.records import Sample, Score
 
 COMPONENTS = ("similarity", "rouge_1", "rouge_l", "likelihood")
@@ -117,9 +118,11 @@ class CompositeReward:
             raise ValueError(f"weights add up to {sum(weights.values())}, and must to 1")
         self._weights = weights
 
-    def score(self, samples: Sequence[Sample], references: Mapping[str, str]) -> list[Score]:
+    def score(self, samples: Sequence[Sample], targets: Mapping[str, Target]) -> list[Score]:
         """See :class:`~rest_pg.backends.protocols.Reward`; a malformed sample has reward 0."""
-        pairs = [("" if s.malformed else s.response, references[s.example_id]) for s in samples]
+        pairs = [
+            ("" if s.malformed else s.response, targets[s.example_id].reference) for s in samples
+        ]
         return [
             Score(
                 reward=min(1.0, sum(self._weights[k] * v for k, v in values.items())),

@@ -14,7 +14,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rest_pg.backends.models import load_model, load_tokenizer, supports_bfloat16
-from rest_pg.backends.protocols import GenerationRequest
+from rest_pg.backends.protocols import GenerationRequest, Target
 from rest_pg.backends.rewards import CompositeReward
 from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
@@ -38,7 +38,9 @@ PARAMS = TrainingParams.model_validate(
 def run(repeats: int) -> list[Comparison]:
     """Compare sampling, scoring, selection and training over six prompts."""
     prompts = texts(N, PROMPT, offset=100)
-    references = {str(i): text for i, text in enumerate(texts(N, 120, offset=140))}
+    targets = {
+        str(i): Target(input="", reference=text) for i, text in enumerate(texts(N, 120, offset=140))
+    }
     reward = CompositeReward({"similarity": 0.5, "rouge_l": 0.5})
 
     def ours() -> int:
@@ -48,13 +50,13 @@ def run(repeats: int) -> list[Comparison]:
         ]
         drawn = SharedPrefixGenerator(max_rows=64).generate(endless_policy(), requests, DECODING)
         written = [(g.example_id, g.text) for g in drawn]
-        kept = _keep(prompts, written, reward, references)
+        kept = _keep(prompts, written, reward, targets)
         SharedPromptTrainer().train(endless_policy(), kept, PARAMS, seed=7)
         return len(written)
 
     def theirs() -> int:
         written = _generate(prompts)
-        kept = _keep(prompts, written, reward, references)
+        kept = _keep(prompts, written, reward, targets)
         _train(kept)
         return len(written)
 
@@ -66,7 +68,7 @@ def _keep(
     prompts: Sequence[str],
     written: Sequence[tuple[str, str]],
     reward: CompositeReward,
-    references: dict[str, str],
+    targets: dict[str, Target],
 ) -> list[TrainingExample]:
     """Score all texts and keep the best of each prompt: the same code on both sides."""
     samples = [
@@ -83,7 +85,7 @@ def _keep(
         for i, (example_id, text) in enumerate(written)
     ]
     ranked = sorted(
-        zip(samples, reward.score(samples, references), strict=True),
+        zip(samples, reward.score(samples, targets), strict=True),
         key=lambda pair: -pair[1].reward,
     )
     kept: dict[str, list[TrainingExample]] = {}

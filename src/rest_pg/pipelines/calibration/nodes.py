@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rest_pg.backends.embeddings import Embedder
-from rest_pg.backends.protocols import Reward
+from rest_pg.backends.protocols import Reward, Target
 from rest_pg.backends.rewards import COMPONENTS, Measures
 from rest_pg.config import EvaluationParams
 from rest_pg.records import Document, Example, Sample
@@ -18,6 +18,9 @@ from rest_pg.statistics import bootstrap_mean
 from rest_pg.text import sentences
 
 logger = logging.getLogger(__name__)
+
+REQUEST = "Write a passage."
+"""What a judge is told that the text was asked for."""
 
 COLUMNS = ["component", "against", "auc", "ci_low", "ci_high", "n_users", "n_pairs"]
 
@@ -42,10 +45,11 @@ def calibrate_reward(
         "same_user": _same_user(passages, seed),
         "same_topic": _same_topic(passages, Embedder()),
     }
+    measures = Measures(COMPONENTS)
     rows = []
     for against, pairs in opponents.items():
-        own = _score([(a, a) for a, _ in pairs], reward)
-        other = _score([(b, a) for a, b in pairs], reward)
+        own = _score([(a, a) for a, _ in pairs], measures, reward)
+        other = _score([(b, a) for a, b in pairs], measures, reward)
         users = np.array([a.user_id for a, _ in pairs])
         for name in own:
             wins = (own[name] > other[name]) + 0.5 * (own[name] == other[name])
@@ -101,11 +105,11 @@ def _same_topic(
 
 
 def _score(
-    pairs: Sequence[tuple[Document, Document]], reward: Reward
+    pairs: Sequence[tuple[Document, Document]], measures: Measures, reward: Reward
 ) -> dict[str, NDArray[np.float64]]:
     """Score the second half of the first document against the first half of the second."""
     texts = [(_halves(c.text)[1], _halves(r.text)[0]) for c, r in pairs]
-    components = Measures(COMPONENTS).measure(texts)
+    components = measures.measure(texts)
     samples = [
         Sample(
             example_id=str(i),
@@ -119,7 +123,8 @@ def _score(
         )
         for i, (response, _) in enumerate(texts)
     ]
-    rewards = reward.score(samples, {str(i): text for i, (_, text) in enumerate(texts)})
+    targets = {str(i): Target(input=REQUEST, reference=text) for i, (_, text) in enumerate(texts)}
+    rewards = reward.score(samples, targets)
     scores = {name: np.array([c[name] for c in components]) for name in COMPONENTS}
     scores["reward"] = np.array([score.reward for score in rewards])
     scores["length"] = np.array([float(len(response.split())) for response, _ in texts])

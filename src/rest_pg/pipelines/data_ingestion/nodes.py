@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined
@@ -12,7 +12,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg.backends.models import import_model
 from rest_pg.backends.protocols import Retriever
-from rest_pg.config import BasePolicyParams, ExampleParams, PassageParams, RetrievalParams
+from rest_pg.config import (
+    BasePolicyParams,
+    ExampleParams,
+    LongLampParams,
+    PassageParams,
+    RetrievalParams,
+)
 from rest_pg.pipelines.data_ingestion.documents import check_record, cut_record
 from rest_pg.pipelines.data_ingestion.examples import (
     SPLITS,
@@ -23,6 +29,7 @@ from rest_pg.pipelines.data_ingestion.examples import (
     split_users,
 )
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
+from rest_pg.pipelines.data_ingestion.longlamp import read_records
 from rest_pg.records import Document, Example, PolicyCheckpoint, Profile, RejectedRecord
 
 logger = logging.getLogger(__name__)
@@ -118,6 +125,46 @@ def create_examples(
         len({d.user_id for d in documents} - {e.user_id for e in examples}),
     )
     return examples
+
+
+def read_examples(
+    raw_examples: Iterable[dict[str, Any]],
+    params: LongLampParams,
+    bad_records: Literal["stop", "reject"],
+    seed: int,
+) -> tuple[list[Example], list[RejectedRecord]]:
+    """Take LongLaMP's records as the examples that they are, in its native schemas.
+
+    A profile document that holds the whole target is left out, and counted.
+
+    Raises:
+        ValueError: a record is bad and ``bad_records`` is ``stop``; a split stays empty; or a check
+            of the examples fails.
+    """
+    examples, counts = read_records(raw_examples, params, seed)
+    if counts.rejected and bad_records == "stop":
+        first = counts.rejected[0]
+        raise ValueError(
+            f"{len(counts.rejected)} of {counts.records} records can't be used. The first: "
+            f"{first.source}, field {first.field}: expected {first.expected}, found {first.found}. "
+            "Mend them, set longlamp.task to the data's, or set bad_records=reject."
+        )
+    check_examples(examples, params.setting)
+    n_users = {s: len({e.user_id for e in examples if e.split == s}) for s in SPLITS}
+    n_examples = Counter(e.split for e in examples)
+    logger.info(
+        "%d records gave %s; left out: %d rejected, %d with a longer output than %d words, %d without "
+        "a usable profile; %d profile documents cut, %d left out that held the target",
+        counts.records,
+        ", ".join(f"{n_examples[s]} {s} examples by {n_users[s]} users" for s in SPLITS),
+        len(counts.rejected),
+        counts.too_long,
+        params.max_reference_words,
+        counts.empty_profiles,
+        counts.documents_cut,
+        counts.copies,
+    )
+    return examples, counts.rejected
 
 
 def _targets(documents: Sequence[Document], params: ExampleParams, seed: int) -> Iterator[Target]:

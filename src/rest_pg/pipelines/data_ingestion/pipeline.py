@@ -1,4 +1,7 @@
-"""Wiring: raw documents → documents → examples → profiles; and the base policy."""
+"""Wiring: raw documents → documents → examples → profiles; and the base policy.
+
+LongLaMP's records are examples already: ``data_format: longlamp`` puts them in the documents' place.
+"""
 
 from kedro.pipeline import Pipeline, node
 
@@ -6,12 +9,36 @@ from rest_pg.pipelines.data_ingestion.nodes import (
     create_examples,
     import_policy,
     read_documents,
+    read_examples,
     retrieve_profiles,
 )
 
+DATA_FORMATS = ("documents", "longlamp")
 
-def create_pipeline() -> Pipeline:
-    """Return the pipeline that everything else starts from."""
+
+def create_pipeline(data_format: str) -> Pipeline:
+    """Return the pipeline that everything else starts from.
+
+    Raises:
+        ValueError: ``data_format`` is none of :data:`DATA_FORMATS`.
+    """
+    if data_format not in DATA_FORMATS:
+        raise ValueError(f"data_format={data_format!r} is not one of {', '.join(DATA_FORMATS)}")
+    reading = _read_documents() if data_format == "documents" else _read_longlamp()
+    return reading + Pipeline(
+        [
+            node(
+                retrieve_profiles,
+                ["examples", "retriever", "params:retrieval"],
+                "profiles",
+                name="retrieve_profiles",
+            ),
+            node(import_policy, "params:base_policy", "base_policy", name="import_policy"),
+        ]
+    )
+
+
+def _read_documents() -> Pipeline:
     return Pipeline(
         [
             node(
@@ -26,12 +53,18 @@ def create_pipeline() -> Pipeline:
                 "examples",
                 name="create_examples",
             ),
+        ]
+    )
+
+
+def _read_longlamp() -> Pipeline:
+    return Pipeline(
+        [
             node(
-                retrieve_profiles,
-                ["examples", "retriever", "params:retrieval"],
-                "profiles",
-                name="retrieve_profiles",
-            ),
-            node(import_policy, "params:base_policy", "base_policy", name="import_policy"),
+                read_examples,
+                ["raw_examples", "params:longlamp", "params:bad_records", "params:seed"],
+                ["examples", "rejected_records"],
+                name="read_examples",
+            )
         ]
     )

@@ -59,6 +59,7 @@ def create_prompts(
                 user_id=example.user_id,
                 split=example.split,
                 text=fitted.text,
+                input=example.input,
                 reference=example.reference,
                 n_tokens=fitted.n_tokens,
                 n_documents=fitted.n_documents,

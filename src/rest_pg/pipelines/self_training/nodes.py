@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Trainer
+from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Target, Trainer
 from rest_pg.config import (
     Decoding,
     ExpectationParams,
@@ -130,8 +130,8 @@ def score_samples(
 
     The reasoning path is never shown to the reward: it counts only through the response it leads to.
     """
-    references = {prompt.example_id: prompt.reference for prompt in prompts}
-    scores = reward.score(samples, references)
+    targets = {p.example_id: Target(input=p.input, reference=p.reference) for p in prompts}
+    scores = reward.score(samples, targets)
     scored = [
         ScoredSample(sample=sample, score=score)
         for sample, score in zip(samples, scores, strict=True)

@@ -1,0 +1,204 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.io.core import DatasetError
+
+from rest_pg.config import LongLampParams
+from rest_pg.pipelines.data_ingestion.longlamp import read_records
+from rest_pg.pipelines.data_ingestion.nodes import read_examples
+from rest_pg.sources import LongLampDataset
+
+PARAMS = LongLampParams(
+    task="abstract_generation",
+    setting="user",
+    max_examples={"train": 2, "validation": 1, "test": 1},
+    max_profile_size=2,
+    max_document_words=6,
+    max_reference_words=8,
+)
+
+
+def abstract(user: str, number: int = 1, **fields: Any) -> dict[str, Any]:
+    record = {
+        "name": user,
+        "input": f'Generate an abstract for the title "T{number}" using the following items: a, b.',
+        "output": f"abstract {number} by {user}",
+        "profile": [
+            {"id": f"{user}-p{i}", "title": f"P{i}", "abstract": f"text {i}", "year": "2020"}
+            for i in range(3)
+        ],
+    }
+    return record | fields
+
+
+SPLITS = {
+    "train": [abstract("ann", 1), abstract("ann", 2), abstract("bob", 3)],
+    "val": [abstract("cat", 4)],
+    "test": [abstract("dan", 5)],
+}
+
+
+def write(directory: Path, suffix: str) -> Path:
+    for split, records in SPLITS.items():
+        path = directory / f"{split}{suffix}"
+        if suffix == ".jsonl":
+            path.write_text("".join(json.dumps(r) + "\n" for r in records))
+        elif suffix == ".json":
+            path.write_text(json.dumps(records))
+        else:
+            pd.DataFrame(records).to_parquet(path)
+    return directory
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> None:
+    raw = LongLampDataset(path=str(write(tmp_path, suffix))).load()
+    examples, rejected = read_examples(raw, PARAMS, "stop", seed=7)
+    assert rejected == []
+    assert [e.split for e in examples] == ["train", "train", "validation", "test"]
+    last = examples[-1]
+    assert (last.example_id, last.user_id) == ("abstract_generation-test-1", "dan")
+    assert last.reference == "abstract 5 by dan"
+    assert last.query == "a, b."
+    assert len(last.profile) == 2
+    document = last.profile[0]
+    assert (document.title, document.date) == (f"P{document.document_id[-1]}", "2020")
+    assert document.searched == f"{document.title} {document.text}"
+    again, _ = read_records(_records(), PARAMS, seed=7)
+    assert examples == again
+
+
+def _records() -> list[dict[str, Any]]:
+    return [
+        record | {"split": split, "source": f"{split} {i}"}
+        for split, records in SPLITS.items()
+        for i, record in enumerate(records)
+    ]
+
+
+def test_the_seed_draws_and_the_limit_bounds() -> None:
+    many = [abstract(f"u{i}") | {"split": "train", "source": str(i)} for i in range(50)]
+    drawn = [{e.user_id for e in read_records(many, PARAMS, seed)[0]} for seed in range(5)]
+    assert {len(users) for users in drawn} == {2}
+    assert len(set().union(*drawn)) > 4
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "expected"),
+    [
+        pytest.param(
+            "product_review",
+            {
+                "reviewerId": "r1",
+                "input": "Write a review.",
+                "output": "Good.",
+                "profile": [
+                    {"overall": 5, "summary": "Fine", "description": "A pan", "reviewText": "Hot."}
+                ],
+            },
+            ("Hot.", "Fine", "5 Fine A pan Hot."),
+            id="review",
+        ),
+        pytest.param(
+            "topic_writing",
+            {
+                "author": "r1",
+                "input": "Generate the content for a reddit post.",
+                "output": "Good.",
+                "profile": [{"id": "x", "summary": "S", "content": "C", "author": "r1"}],
+            },
+            ("C", "S", "S C"),
+            id="topic",
+        ),
+        pytest.param(
+            "topic_writing",
+            {
+                "author": "r1",
+                "input": "Generate the content for a reddit post.",
+                "output": "Good.",
+                "profile": [{"id": "x", "input": "S", "output": "C"}],
+            },
+            ("C", "S", "S C"),
+            id="topic in its other spelling",
+        ),
+    ],
+)
+def test_each_schema_is_read(task: Any, record: dict[str, Any], expected: tuple[str, ...]) -> None:
+    params = PARAMS.model_copy(update={"task": task})
+    (example,), counts = read_records([record | {"split": "test", "source": "1"}], params, 7)
+    (document,) = example.profile
+    assert (document.text, document.title, document.searched) == expected
+    assert example.query == record["input"]
+    assert counts.rejected == []
+
+
+def test_long_texts_are_cut_and_the_target_leaves_its_profile() -> None:
+    record = abstract("ann")
+    record["profile"] = [
+        {"id": "long", "title": "L", "abstract": "one two three four five six seven"},
+        {"id": "copy", "title": "C", "abstract": f"x {record['output']}"},
+        {"id": "empty", "title": "E", "abstract": " "},
+    ]
+    long = abstract("bob", output="w " * 9)
+    records = [r | {"split": "train", "source": "1"} for r in (record, long)]
+    (example,), counts = read_records(records, PARAMS, seed=7)
+    (document,) = example.profile
+    assert document.text == "one two three four five six"
+    assert (counts.documents_cut, counts.copies, counts.too_long) == (1, 1, 1)
+
+
+def test_words_are_counted_across_the_parts_of_a_huge_text() -> None:
+    record = abstract("ann")
+    record["profile"] = [{"id": "h", "title": "H", "abstract": "word" * 40_000 + " end " * 9}]
+    (example,), counts = read_records([record | {"split": "train", "source": "1"}], PARAMS, 7)
+    assert example.profile[0].text == "word" * 40_000 + " end" * 5
+    assert counts.documents_cut == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"name": 3}, "field name: expected a text .*found 3", id="user"),
+        pytest.param({"output": " "}, "field output", id="empty output"),
+        pytest.param({"input": "\ud800"}, "field input: expected valid Unicode", id="surrogate"),
+        pytest.param({"profile": "x"}, "field profile: expected a list", id="profile"),
+        pytest.param({"profile": [{"id": 1}]}, r"field profile\.0\.abstract", id="no text"),
+    ],
+)
+def test_a_bad_record_is_named_or_listed(tmp_path: Path, fields, message: str) -> None:
+    bad = [abstract("eve", **fields) | {"split": "train", "source": "train, 9"}]
+    with pytest.raises(ValueError, match=f"1 of 6 records .*train, 9, {message}"):
+        read_examples(_records() + bad, PARAMS, "stop", seed=7)
+    examples, rejected = read_examples(_records() + bad, PARAMS, "reject", seed=7)
+    assert len(examples) == 4
+    assert [r.source for r in rejected] == ["train, 9"]
+
+
+def test_broken_lines_and_arrays_are_named(tmp_path: Path) -> None:
+    write(tmp_path, ".jsonl")
+    (tmp_path / "test.jsonl").write_text('{"name": "x"\n[1]\n')
+    found = [r for r in LongLampDataset(path=str(tmp_path)).load() if "unreadable" in r]
+    assert [r["source"].rpartition(", ")[2] for r in found] == ["line 1", "line 2"]
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "test.json").write_text(json.dumps([abstract("dan")])[:-20])
+    found = [r for r in LongLampDataset(path=str(tmp_path)).load() if "unreadable" in r]
+    assert [r["source"].rpartition(", ")[2] for r in found] == ["item 1"]
+
+
+def test_a_missing_split_names_directory_and_remedy(tmp_path: Path) -> None:
+    write(tmp_path, ".jsonl")
+    (tmp_path / "val.jsonl").unlink()
+    with pytest.raises(DatasetError, match=r"holds no val\.jsonl .*longlamp_path=DIR"):
+        LongLampDataset(path=str(tmp_path)).load()
+
+
+def test_a_user_in_two_splits_is_refused_in_the_user_setting() -> None:
+    records = [*_records(), abstract("dan", 9) | {"split": "train", "source": "x"}]
+    params = PARAMS.model_copy(update={"max_examples": {"train": 9, "validation": 1, "test": 1}})
+    with pytest.raises(ValueError, match="user dan is in two splits"):
+        read_examples(records, params, "stop", seed=7)
+    temporal = params.model_copy(update={"setting": "temporal"})
+    assert len(read_examples(records, temporal, "stop", seed=7)[0]) == 6
