@@ -3,8 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODEL_TYPES, build_policy
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
+from rest_pg.backends import sft_trainer
 from rest_pg.backends.sft_trainer import SharedPromptTrainer, tokenize_rows
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
@@ -122,3 +126,44 @@ def test_the_same_seed_trains_the_same_weights(policy) -> None:
 def test_no_example_is_an_error(policy) -> None:
     with pytest.raises(ValueError, match="no training examples"):
         SharedPromptTrainer().train(policy, [], PARAMS, seed=3)
+
+
+def test_a_whole_run_has_the_loss_curve_of_trl(policy, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sft_trainer, "supports_bfloat16", lambda: False)
+    examples = [
+        TrainingExample(example_id=str(i), prompt=f"<s>about {word}", completion=f"We {word}s.")
+        for i, word in enumerate(["sail", "row", "walk", "ride"])
+    ]
+    params = PARAMS.model_copy(update={"batch_size": len(examples)})
+    _, ours = SharedPromptTrainer().train(policy, examples, params, seed=3)
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+    peer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32),
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=params.batch_size,
+            num_train_epochs=PARAMS.epochs,
+            learning_rate=PARAMS.learning_rate,
+            weight_decay=PARAMS.weight_decay,
+            optim=PARAMS.optimizer,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            seed=3,
+            data_seed=3,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=Dataset.from_list(
+            [{"prompt": e.prompt, "completion": e.completion} for e in examples]
+        ),
+        processing_class=tokenizer,
+    )
+    mean = peer.train().training_loss
+    losses = [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
+    assert ours["steps"] == len(losses) == 8
+    assert ours["loss_first"] == pytest.approx(losses[0], rel=1e-4)
+    assert ours["loss_last"] == pytest.approx(losses[-1], rel=1e-3)
+    assert ours["loss_mean"] == pytest.approx(mean, rel=1e-3)
