@@ -23,5 +23,5 @@ def test_notebook_runs(path: Path) -> None:
     printed = "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
     )
-    assert "Often used:" in printed
+    assert "often used:" in printed
     assert "tokens_per_second" in printed

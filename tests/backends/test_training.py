@@ -33,7 +33,7 @@ def test_layout_worked_by_hand() -> None:
     assert row["input_ids"].tolist() == [[5, 6, 7, 1, 7]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 3, 2]]
     assert row["logits_to_keep"].tolist() == [2, 3, 4]
-    assert row["labels"].tolist() == [[1, 2, 3]]
+    assert row["labels"].tolist() == [[-100, 1, 2, 3]]
     assert row["weights"].tolist() == [[1.0, 1.0, 0.5]]
     assert row["lengths"].tolist() == [2, 2, 1]
     assert row["parents"].tolist() == [-1, 0, 0]

@@ -175,7 +175,7 @@ def _score_row(model: Any, row: Row, chunk: Sequence[list[int]], plain: bool) ->
 def _losses(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """Return the negative log-probability of each label, [t]."""
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    logits, labels = completion_logits(model, inputs), inputs["labels"][0]
+    logits, labels = completion_logits(model, inputs), inputs["labels"][0, 1:]
     # in parts: a float32 copy of all logits would be larger than the model
     parts = [
         nn.functional.cross_entropy(part.float(), own, reduction="none")

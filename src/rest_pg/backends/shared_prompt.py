@@ -23,6 +23,8 @@ from transformers import AttentionInterface
 from rest_pg.backends.prefix_attention import attend, sees
 
 ATTENTION = "rest_pg_shared_prompt"
+IGNORED = -100
+"""The label of a token that isn't learnt, everywhere in transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ def lay_out(blocks: Sequence[Block]) -> dict[str, Tensor]:
 
     Returns:
         ``input_ids`` and ``position_ids`` [1, n]; ``lengths`` and ``parents`` [blocks];
-        ``logits_to_keep`` [t], the positions whose next token is predicted; ``labels`` [1, t].
+        ``logits_to_keep`` [t], the positions whose next token is predicted; ``labels`` [1, 1 + t],
+        those tokens behind one -100: trainers shift labels, and so count none that stands first.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -71,7 +74,7 @@ def lay_out(blocks: Sequence[Block]) -> dict[str, Tensor]:
         "lengths": torch.tensor([len(block.ids) for block in blocks]),
         "parents": torch.tensor([block.parent for block in blocks]),
         "logits_to_keep": torch.tensor(keep),
-        "labels": torch.tensor([labels]),
+        "labels": torch.tensor([[IGNORED, *labels]]),
     }
 
 
@@ -209,7 +212,7 @@ def weighted_loss(model: Any, inputs: dict[str, Tensor], n_labels: Tensor | int 
         inputs: what :func:`collate_row` returns.
         n_labels: tokens to divide by (all rows of an optimiser step); None: this row's.
     """
-    logits, labels = completion_logits(model, inputs), inputs["labels"][0]
+    logits, labels = completion_logits(model, inputs), inputs["labels"][0, 1:]
     losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
     total = (losses * inputs["weights"][0]).sum()
     return total / (labels.numel() if n_labels is None else n_labels)
