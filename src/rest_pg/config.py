@@ -209,3 +209,13 @@ class EvaluationParams(Params):
     n_bootstrap: int = Field(ge=100)
     """Bootstrap resamples of users, for the intervals."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class CalibrationParams(Params):
+    """How the reward is calibrated on users outside the test."""
+
+    passages_per_user: int = Field(ge=2)
+    """Passages drawn of each user; scoring time grows with them."""
+    n_bootstrap: int = Field(ge=100)
+    """Bootstrap resamples of users, for the intervals."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)

@@ -3,14 +3,10 @@ import pytest
 from conftest import document, example
 
 from rest_pg.backends.rewards import CompositeReward
-from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.config import CalibrationParams
 from rest_pg.pipelines.calibration import nodes
 
-PARAMS = EvaluationParams(
-    samples_per_prompt=1,
-    decoding=Decoding(temperature=0.7, top_p=0.95, max_new_tokens=8),
-    n_bootstrap=200,
-)
+PARAMS = CalibrationParams(passages_per_user=2, n_bootstrap=200)
 SUBJECTS = {
     "ann": ("harbour ships pier", "school teachers pupils"),
     "bob": ("harbour fleet docks", "railway trains tracks"),

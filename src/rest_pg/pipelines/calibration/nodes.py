@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rest_pg.backends.embeddings import Embedder
 from rest_pg.backends.protocols import Reward, Target
 from rest_pg.backends.rewards import COMPONENTS, Measures
-from rest_pg.config import EvaluationParams
+from rest_pg.config import CalibrationParams
 from rest_pg.records import Document, Example, Sample
 from rest_pg.statistics import bootstrap_mean
 from rest_pg.text import sentences
@@ -26,7 +26,7 @@ COLUMNS = ["component", "against", "auc", "ci_low", "ci_high", "n_users", "n_pai
 
 
 def calibrate_reward(
-    examples: Sequence[Example], reward: Reward, params: EvaluationParams, seed: int
+    examples: Sequence[Example], reward: Reward, params: CalibrationParams, seed: int
 ) -> pd.DataFrame:
     """Measure how often a reward prefers the right half of a passage.
 
@@ -39,20 +39,20 @@ def calibrate_reward(
         One row per component and kind of opponent: the share of pairs won (ties count half; 0.5 is
         chance) with its interval over users.
     """
-    documents = {d.document_id: d for e in examples if e.split != "test" for d in e.profile}
-    passages = list(documents.values())
+    passages = _draw_passages(examples, params.passages_per_user, seed)
     opponents = {
         "same_user": _same_user(passages, seed),
         "same_topic": _same_topic(passages, Embedder()),
     }
-    measures = Measures(COMPONENTS)
+    pairs_of = {name: [(b, a) for a, b in pairs] for name, pairs in opponents.items()}
+    scores = _score([(a, a) for a in passages], *pairs_of.values(), reward=reward)
+    own_scores, place = scores[0], {a.document_id: i for i, a in enumerate(passages)}
     rows = []
-    for against, pairs in opponents.items():
-        own = _score([(a, a) for a, _ in pairs], measures, reward)
-        other = _score([(b, a) for a, b in pairs], measures, reward)
+    for (against, pairs), other in zip(opponents.items(), scores[1:], strict=True):
+        own = {k: v[[place[a.document_id] for a, _ in pairs]] for k, v in own_scores.items()}
         users = np.array([a.user_id for a, _ in pairs])
-        for name in own:
-            wins = (own[name] > other[name]) + 0.5 * (own[name] == other[name])
+        for name, value in own.items():
+            wins = (value > other[name]) + 0.5 * (value == other[name])
             estimate = bootstrap_mean(
                 wins.astype(float),
                 users,
@@ -73,6 +73,22 @@ def calibrate_reward(
     table = pd.DataFrame(rows, columns=COLUMNS).round(4)
     logger.info("share of pairs in which the right half wins:\n%s", table.to_string(index=False))
     return table
+
+
+def _draw_passages(examples: Sequence[Example], per_user: int, seed: int) -> list[Document]:
+    """Draw as many passages of each user outside the test, one after the other by user."""
+    by_user: dict[str, dict[str, Document]] = {}
+    for example in examples:
+        if example.split != "test":
+            own = by_user.setdefault(example.user_id, {})
+            own.update((document.document_id, document) for document in example.profile)
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for own in by_user.values():
+        documents = list(own.values())
+        kept = generator.permutation(len(documents))[:per_user]
+        drawn += [documents[i] for i in sorted(kept)]
+    return drawn
 
 
 def _halves(text: str) -> tuple[str, str]:
@@ -105,11 +121,15 @@ def _same_topic(
 
 
 def _score(
-    pairs: Sequence[tuple[Document, Document]], measures: Measures, reward: Reward
-) -> dict[str, NDArray[np.float64]]:
-    """Score the second half of the first document against the first half of the second."""
+    *groups: Sequence[tuple[Document, Document]], reward: Reward
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Score the second half of each pair's first document against the first half of its second.
+
+    All groups are scored together: models are loaded once.
+    """
+    pairs = [pair for group in groups for pair in group]
     texts = [(_halves(c.text)[1], _halves(r.text)[0]) for c, r in pairs]
-    components = measures.measure(texts)
+    components = Measures(COMPONENTS).measure(texts)
     samples = [
         Sample(
             example_id=str(i),
@@ -128,4 +148,6 @@ def _score(
     scores = {name: np.array([c[name] for c in components]) for name in COMPONENTS}
     scores["reward"] = np.array([score.reward for score in rewards])
     scores["length"] = np.array([float(len(response.split())) for response, _ in texts])
-    return scores
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    split = {name: np.split(values, ends) for name, values in scores.items()}
+    return [{name: parts[i] for name, parts in split.items()} for i in range(len(groups))]

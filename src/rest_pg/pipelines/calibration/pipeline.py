@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 calibrate_reward,
-                ["examples", "reward", "params:evaluation", "params:seed"],
+                ["examples", "reward", "params:calibration", "params:seed"],
                 "calibration",
                 name="calibrate_reward",
             )
