@@ -14,7 +14,11 @@ PROJECT = Path(__file__).parents[1]
 def test_every_dataset_of_every_pipeline_is_in_the_catalog(
     monkeypatch, n_iterations: int, data_format: str
 ) -> None:
-    parameters = {"n_iterations": n_iterations, "data_format": data_format}
+    parameters = {
+        "n_iterations": n_iterations,
+        "data_format": data_format,
+        "study": {"seeds": [1, 2]},
+    }
     monkeypatch.setattr(RunParameters, "values", parameters)
     loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
     catalog = DataCatalog.from_config(loader["catalog"])

@@ -11,6 +11,7 @@ import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
+from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
@@ -42,6 +43,12 @@ class ParametersHook:
         """
         RunParameters.values = dict(context.params)
         pipelines.configure(f"{PACKAGE_NAME}.pipeline_registry")
+
+    @hook_impl
+    def after_catalog_created(self, catalog: CatalogProtocol[Any]) -> None:
+        """Put each training seed of the study where its namespace looks for it."""
+        for seed in (RunParameters.values or {}).get("study", {}).get("seeds", ()):
+            catalog[f"params:study_seeds.{seed}"] = seed
 
     @hook_impl(trylast=True)
     def before_pipeline_run(self) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+from nltk.translate.chrf_score import sentence_chrf
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -37,7 +38,7 @@ def measure_response(response: str, reference: str, documents: Sequence[str]) ->
 
     Returns:
         ``rouge_1``, ``rouge_2``, ``rouge_l`` (F-measures over stems), ``meteor`` (without synonyms),
-        ``words``, ``degenerate`` (1 if it loops), ``copied`` (share of its 8-grams found in the
+        ``chrf`` (character n-grams, recall weighs 3 times), ``words``, ``degenerate`` (1 if it loops), ``copied`` (share of its 8-grams found in the
         retrieved documents).
     """
     rouge = _rouge().score(reference, response)
@@ -48,10 +49,17 @@ def measure_response(response: str, reference: str, documents: Sequence[str]) ->
         "meteor": float(
             single_meteor_score(words(reference), words(response), wordnet=_NoSynonyms())
         ),
+        "chrf": _chrf(reference, response),
         "words": float(len(response.split())),
         "degenerate": float(is_degenerate(response)),
         "copied": copied_share(response, "\n".join(documents)),
     }
+
+
+def _chrf(reference: str, response: str) -> float:
+    return (
+        float(sentence_chrf(reference, response)) if reference.split() and response.split() else 0.0
+    )
 
 
 def is_degenerate(text: str) -> bool:

@@ -17,6 +17,7 @@ from rest_pg.pipelines import (
     reasoning_path,
     self_training,
     sft,
+    study,
 )
 
 # dots are how Kedro itself writes namespaces
@@ -24,7 +25,7 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Build every pipeline; T and the data's format are fixed here, by the session."""
+    """Build every pipeline; T, the training seeds and the data's format are fixed here, by the session."""
     parameters = _parameters()
     n_iterations = int(parameters["n_iterations"])
     pipelines = {
@@ -34,8 +35,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         "self_training": self_training.create_pipeline(n_iterations),
         "evaluation": evaluation.create_pipeline(n_iterations),
     }
+    prepared = pipelines["data_ingestion"] + pipelines["reasoning_path"]
     return pipelines | {
         "__default__": sum(pipelines.values(), Pipeline([])),
+        "study": prepared + study.create_pipeline(n_iterations, parameters["study"]["seeds"]),
         "calibration": calibration.create_pipeline(),
     }
 

@@ -1,11 +1,13 @@
-"""Intervals: users are resampled, not examples, since one user's texts are alike."""
+"""Intervals and tests: users are resampled, not examples, since one user's texts are alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +32,12 @@ def bootstrap_mean(
     """Estimate the mean over examples, with a percentile interval from resampled users.
 
     Every resample draws as many users as there are, with replacement, and takes the mean over all of
-    their examples: users with more examples weigh more, as they do in the mean itself. For a paired
+    their examples: users with more examples weigh more, as they do in the mean itself. Where values
+    come from several training seeds, each resample draws as many of those as well. For a paired
     comparison pass the differences: both systems then share each resample.
 
     Args:
-        values: one per example, [n].
+        values: one per example, [n]; or per example and training seed, [n, n_seeds].
         users: whose example it is, [n].
         n_bootstrap: resamples.
         confidence: share of the resamples inside the interval, such as 0.95.
@@ -45,11 +48,16 @@ def bootstrap_mean(
     """
     if len(values) == 0:
         raise ValueError("there are 0 values, and a mean needs 1: check the split's examples")
+    by_seed = values.reshape(len(values), -1)
     names, index = np.unique(users, return_inverse=True)
-    sums = np.bincount(index, weights=values, minlength=len(names))
     counts = np.bincount(index, minlength=len(names))
-    drawn = np.random.default_rng(seed).integers(len(names), size=(n_bootstrap, len(names)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    sums = np.zeros((len(names), by_seed.shape[1]))
+    np.add.at(sums, index, by_seed)
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(len(names), size=(n_bootstrap, len(names)))
+    by_draw = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
+    seeds = generator.integers(by_seed.shape[1], size=by_draw.shape)
+    means = np.take_along_axis(by_draw, seeds, axis=1).mean(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(
@@ -59,3 +67,27 @@ def bootstrap_mean(
         n_users=len(names),
         n_examples=len(values),
     )
+
+
+def paired_t_test(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value of a paired t-test, as the paper's (§4.1), from differences [n].
+
+    Differences that are all equal leave no doubt: p is 1 at 0, and 0 elsewhere.
+
+    Raises:
+        ValueError: there are fewer than two differences.
+    """
+    if len(differences) < 2:
+        raise ValueError(f"a t-test needs 2 differences, and there are {len(differences)}")
+    if np.ptp(differences) == 0:
+        return float(differences[0] == 0)
+    return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for being one of several (Holm, 1979); each stays in its place."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted

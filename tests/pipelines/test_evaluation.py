@@ -1,4 +1,3 @@
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import example
@@ -14,7 +13,6 @@ from rest_pg.pipelines.evaluation.nodes import (
 )
 from rest_pg.pipelines.evaluation.report import create_report, state_result
 from rest_pg.records import Profile, Prompt, Sample, Score, ScoredSample
-from rest_pg.statistics import bootstrap_mean
 
 PARAMS = EvaluationParams(
     samples_per_prompt=1,
@@ -43,28 +41,17 @@ def test_measures_worked_by_hand() -> None:
     # bigrams: 2 of 3 shared
     assert near["rouge_2"] == pytest.approx(2 / 3)
     assert 0 < near["meteor"] < same["meteor"] <= 1
+    assert 0 < near["chrf"] < same["chrf"] == pytest.approx(1)
     # two 8-grams, and one of them is in the document
     nine = "a b c d e f g h i"
     assert measure_response(nine, "x", ["a b c d e f g h x"])["copied"] == 0.5
-    assert measure_response("", "x", [])["rouge_1"] == 0
+    empty = measure_response("", "x", [])
+    assert empty["rouge_1"] == empty["chrf"] == 0
 
 
 def test_loops_are_found() -> None:
     assert is_degenerate("the ships of war " * 4)
     assert not is_degenerate("the ships of war " * 3)
-
-
-def test_bootstrap_resamples_users() -> None:
-    # two users with constant values 0 and 1: a resample's mean is 0, 0.5 or 1
-    values = np.array([0.0, 0.0, 1.0, 1.0])
-    users = np.array(["a", "a", "b", "b"])
-    found = bootstrap_mean(values, users, n_bootstrap=400, confidence=0.95, seed=1)
-    assert (found.mean, found.ci_low, found.ci_high) == (0.5, 0.0, 1.0)
-    assert (found.n_users, found.n_examples) == (2, 4)
-    one = bootstrap_mean(values[:2], users[:2], n_bootstrap=100, confidence=0.95, seed=1)
-    assert one.ci_low == one.ci_high == 0
-    with pytest.raises(ValueError, match="0 values"):
-        bootstrap_mean(values[:0], users[:0], n_bootstrap=100, confidence=0.95, seed=1)
 
 
 def test_results_pair_each_system_with_sft() -> None:
@@ -120,6 +107,10 @@ def test_measure_log_and_report() -> None:
     profile = Profile(example_id="e1", documents=())
     measured = measure_samples(scored, [prompt], [profile])
     assert measured["reward"].tolist() == [0.4]
+    assert 0 < measured["similarity"].item() < 1
+    assert "second_judge" not in measured
+    again = measure_samples(scored, [prompt], [profile], scored)
+    assert again["second_judge"].tolist() == [0.4]
     assert log_system(measured, step=2) == {"test_reward": {"value": 0.4, "step": 2}}
     assert log_system(measured, step=None) == {}
     results = create_results(PARAMS, 7, sft=measured, iteration_1=measured)

@@ -1,7 +1,7 @@
 import pytest
 
 from rest_pg.config import SelectionParams
-from rest_pg.pipelines.self_training.nodes import sample_seed, select_samples
+from rest_pg.pipelines.self_training.nodes import sample_seed, select_matched, select_samples
 from rest_pg.pipelines.self_training.selection import keep_best
 from rest_pg.records import Sample, Score, ScoredSample
 
@@ -76,6 +76,25 @@ def test_weight_is_the_reward_if_so_configured() -> None:
 def test_nothing_above_the_threshold_names_value_limit_and_remedy() -> None:
     with pytest.raises(ValueError, match=r"threshold=0.95 .*scored 0.900.*Lower the threshold"):
         select_samples([scored(0, 0.9)], params(threshold=0.95), 1)
+
+
+def test_the_control_keeps_as_many_per_prompt_whatever_their_reward() -> None:
+    samples = [scored(i, i / 10, example_id=e) for e in "ab" for i in range(6)]
+    best = select_samples(samples, params(threshold=0.0), 1)
+    draws = {seed: select_matched(samples, best, seed) for seed in range(12)}
+    for kept in draws.values():
+        assert sorted(s.sample.example_id for s in kept) == ["a", "a", "b", "b"]
+    rewards = [s.reward for kept in draws.values() for s in kept]
+    # 48 draws from 0, 0.1 … 0.5, and not only the best
+    assert len(set(rewards)) == 6
+    again = select_matched(samples[::-1], best[::-1], 3)
+    assert {s.sample for s in again} == {s.sample for s in draws[3]}
+
+
+def test_the_control_leaves_out_what_could_not_be_learnt() -> None:
+    best = select_samples([scored(i, 0.9) for i in range(2)], params(), 1)
+    own = [scored(0, 0.1), scored(1, 0.9, finished=False), scored(2, 0.9, malformed="no_bridge")]
+    assert [s.sample.sample_index for s in select_matched(own, best, 1)] == [0]
 
 
 def test_seeds_depend_on_what_is_drawn() -> None:

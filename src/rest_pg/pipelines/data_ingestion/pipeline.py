@@ -12,6 +12,7 @@ from rest_pg.pipelines.data_ingestion.nodes import (
     read_examples,
     retrieve_profiles,
 )
+from rest_pg.pipelines.data_ingestion.statistics import describe_data
 
 DATA_FORMATS = ("documents", "longlamp")
 
@@ -33,6 +34,7 @@ def create_pipeline(data_format: str) -> Pipeline:
                 "profiles",
                 name="retrieve_profiles",
             ),
+            node(describe_data, "examples", "data_statistics", name="describe_data"),
             node(import_policy, "params:base_policy", "base_policy", name="import_policy"),
         ]
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from rest_pg.backends.protocols import Generator
+from rest_pg.backends.rewards import Measures
 from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.metrics import measure_response
 from rest_pg.pipelines.self_training.nodes import draw_samples
@@ -24,6 +26,8 @@ METRICS = (
     "rouge_2",
     "rouge_l",
     "meteor",
+    "chrf",
+    "similarity",
     "words",
     "malformed",
     "unfinished",
@@ -31,6 +35,7 @@ METRICS = (
     "duplicates",
     "copied",
 )
+SHOWN = ("rouge_1", "rouge_l", "meteor", "similarity", "malformed", "unfinished", "degenerate")
 COLUMNS = ["system", "split", "metric", "mean", "ci_low", "ci_high", "n_users", "n_examples"]
 BASELINE = "sft"
 """Every other system is also compared with this one, pair by pair."""
@@ -61,17 +66,25 @@ def measure_samples(
     scored_samples: Sequence[ScoredSample],
     prompts: Sequence[Prompt],
     profiles: Sequence[Profile],
+    second_scored_samples: Sequence[ScoredSample] = (),
 ) -> pd.DataFrame:
     """Measure every sample of one system: one row per sample, keyed by example and index.
 
-    ``duplicates`` is the share of the example's other samples with the same response.
+    ``duplicates`` is the share of the example's other samples with the same response;
+    ``second_judge`` is there if a second judge scored the samples too.
     """
+    second = {
+        (s.sample.example_id, s.sample.sample_index): s.score.reward for s in second_scored_samples
+    }
     prompt_of = {prompt.example_id: prompt for prompt in prompts}
     documents = {p.example_id: [d.text for d in p.documents] for p in profiles}
     keys = [(s.sample.example_id, " ".join(s.sample.response.split())) for s in scored_samples]
+    similarities = Measures(("similarity",)).measure(
+        [(s.sample.response, prompt_of[s.sample.example_id].reference) for s in scored_samples]
+    )
     same, drawn = Counter(keys), Counter(example_id for example_id, _ in keys)
-    rows = []
-    for scored, key in zip(scored_samples, keys, strict=True):
+    rows: list[dict[str, Any]] = []
+    for scored, key, similarity in zip(scored_samples, keys, similarities, strict=True):
         sample, prompt = scored.sample, prompt_of[scored.sample.example_id]
         others = drawn[sample.example_id] - 1
         rows.append(
@@ -84,9 +97,12 @@ def measure_samples(
                 "malformed": float(bool(sample.malformed)),
                 "unfinished": float(not sample.finished),
                 "duplicates": (same[key] - 1) / others if others else 0.0,
+                **similarity,
                 **measure_response(sample.response, prompt.reference, documents[sample.example_id]),
             }
         )
+        if second:
+            rows[-1]["second_judge"] = second[sample.example_id, sample.sample_index]
     return pd.DataFrame(rows)
 
 
@@ -161,7 +177,7 @@ def results_table(results: pd.DataFrame, split: str = "test") -> pd.DataFrame:
             cells[str(row.metric)] = f"{row.mean:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]"
         elif row.metric == "words":
             cells["words"] = f"{row.mean:.0f}"
-        else:
+        elif row.metric in SHOWN:
             cells[str(row.metric)] = f"{row.mean:.3f}"
     frame = pd.DataFrame.from_dict(table, orient="index").fillna("")
     return frame.rename_axis(index="system")

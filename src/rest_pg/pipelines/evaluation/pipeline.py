@@ -17,12 +17,23 @@ from rest_pg.tracking import to_samples_table
 from rest_pg.wiring import bind
 
 
-def create_system(step: int | None) -> Pipeline:
-    """Return the template that evaluates one policy; ``step`` is its place on the curves.
+def create_system(step: int | None, *, second_judge: bool = False) -> Pipeline:
+    """Return the template that evaluates one policy.
 
     All systems draw with the same seeds: the differences between them are paired.
+
+    Args:
+        step: the policy's place on the curves; none: it has none.
+        second_judge: whether a judge that trained no system scores the samples too.
     """
-    return Pipeline(
+    inputs = ["scored_samples", "prompts", "profiles"] + ["second_scored_samples"] * second_judge
+    second = node(
+        score_samples,
+        ["samples", "prompts", "second_judge"],
+        "second_scored_samples",
+        name="score_samples_again",
+    )
+    return Pipeline([second] if second_judge else []) + Pipeline(
         [
             node(
                 sample_held_out,
@@ -45,7 +56,7 @@ def create_system(step: int | None) -> Pipeline:
             ),
             node(
                 measure_samples,
-                ["scored_samples", "prompts", "profiles"],
+                inputs,
                 "metrics",
                 name="measure_samples",
             ),
@@ -57,7 +68,7 @@ def create_system(step: int | None) -> Pipeline:
 
 def create_pipeline(n_iterations: int) -> Pipeline:
     """Return the evaluation of the base model, of SFT and of every iteration."""
-    plain = {"policy": "base_policy", "prompts": "base_prompts"}
+    plain = {"policy": "base_policy", "prompts": "direct_prompts"}
     systems: dict[str, tuple[int | None, dict[str, str]]] = {"base": (None, plain)}
     for t in range(n_iterations + 1):
         name = "sft" if t == 0 else f"iteration_{t}"
@@ -70,7 +81,7 @@ def create_pipeline(n_iterations: int) -> Pipeline:
             parameters={
                 "evaluation": "evaluation",
                 "seed": "seed",
-                "response_format": "base_response_format" if step is None else "response_format",
+                "response_format": "direct_response_format" if step is None else "response_format",
             },
         )
         for system, (step, inputs) in systems.items()

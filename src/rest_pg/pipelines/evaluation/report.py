@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from rest_pg.pipelines.data_ingestion.examples import random_for
@@ -39,20 +38,27 @@ def create_report(
     """
     scored = {k.removeprefix("scored_"): v for k, v in parts.items() if k.startswith("scored_")}
     figures = {k.removeprefix("figures_"): v for k, v in parts.items() if k.startswith("figures_")}
-    template = files("rest_pg.pipelines.evaluation").joinpath("report.jinja").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
     test = [example for example in examples if example.split == "test"]
-    return environment.from_string(template).render(
-        plotlyjs=get_plotlyjs(),
+    return render(
+        "report.jinja",
         sentence=state_result(results),
         table=_table(results),
-        curve=reward_curve(results, figures).to_json(),
-        lengths=reward_against_length(scored).to_json(),
+        plots={
+            "curve": reward_curve(results, figures).to_json(),
+            "lengths": reward_against_length(scored).to_json(),
+        },
         figures=figures,
-        examples=_pick(test, profiles, scored, seed),
+        examples=pick_examples(examples, profiles, scored, seed),
         counts={"users": len({e.user_id for e in test}), "examples": len(test)},
         seed=seed,
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a report's template: all text is escaped, and a misspelt field raises."""
+    loader = PackageLoader("rest_pg.pipelines.evaluation", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(template).render(plotlyjs=get_plotlyjs(), **values)
 
 
 def state_result(results: pd.DataFrame) -> str:
@@ -115,7 +121,7 @@ def reward_curve(results: pd.DataFrame, figures: dict[str, dict[str, float]]) ->
             mode="lines+markers",
             line={"color": color, "dash": "dot"},
         )
-    return _style(figure, "EM iterations behind the policy (0 is SFT)", "mean reward")
+    return style(figure, "EM iterations behind the policy (0 is SFT)", "mean reward")
 
 
 def reward_against_length(scored: dict[str, Sequence[ScoredSample]]) -> go.Figure:
@@ -129,10 +135,11 @@ def reward_against_length(scored: dict[str, Sequence[ScoredSample]]) -> go.Figur
             mode="markers",
             marker={"color": color, "opacity": 0.7, "size": 7},
         )
-    return _style(figure, "words in the response", "reward")
+    return style(figure, "words in the response", "reward")
 
 
-def _style(figure: go.Figure, x: str, y: str) -> go.Figure:
+def style(figure: go.Figure, x: str, y: str) -> go.Figure:
+    """Give a figure the report's looks, and its axes their titles."""
     figure.update_layout(
         xaxis_title=x,
         yaxis_title=y,
@@ -148,13 +155,14 @@ def _style(figure: go.Figure, x: str, y: str) -> go.Figure:
     return figure
 
 
-def _pick(
-    test: Sequence[Example],
+def pick_examples(
+    examples: Sequence[Example],
     profiles: Sequence[Profile],
     scored: dict[str, Sequence[ScoredSample]],
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Draw the examples that are shown, with each system's first sample."""
+    """Draw the test examples that are shown, with each system's first sample."""
+    test = [example for example in examples if example.split == "test"]
     first = {
         (system, s.sample.example_id): s
         for system, samples in scored.items()
@@ -162,7 +170,7 @@ def _pick(
         if s.sample.sample_index == 0
     }
     found = {profile.example_id: profile for profile in profiles}
-    drawn = random_for(seed, "report").sample(list(test), min(N_EXAMPLES, len(test)))
+    drawn = random_for(seed, "report").sample(test, min(N_EXAMPLES, len(test)))
     return [
         {
             "example": example,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.protocols import Teacher
 from rest_pg.config import PromptParams, ResponseFormat
 from rest_pg.prompts import apply_chat_template, compile_template, fit_documents
-from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath, Split
+from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,6 @@ def create_prompts(
     template: str,
     response_format: ResponseFormat,
     params: PromptParams,
-    *,
-    splits: Collection[Split] = ("train", "validation", "test"),
 ) -> tuple[list[Prompt], dict[str, float]]:
     """Render the generation input of each example (fig. 6) within its token budget.
 
@@ -39,7 +37,7 @@ def create_prompts(
     render = compile_template(template)
     found = {profile.example_id: profile for profile in profiles}
     prompts = []
-    for example in (e for e in examples if e.split in splits):
+    for example in examples:
         fitted = fit_documents(
             tokenizer,
             lambda context, example=example: apply_chat_template(  # type: ignore[misc]

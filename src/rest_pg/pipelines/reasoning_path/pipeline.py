@@ -3,10 +3,6 @@
 from kedro.pipeline import Pipeline, node
 
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
-from rest_pg.wiring import bind
-
-create_base_prompts = bind(create_prompts, splits=("validation", "test"))
-"""The base model never saw our output format: it is asked plainly, and only to be evaluated."""
 
 
 def create_pipeline() -> Pipeline:
@@ -21,10 +17,10 @@ def create_pipeline() -> Pipeline:
                 name="create_prompts",
             ),
             node(
-                create_base_prompts,
-                [*shared, "params:base_response_format", "params:prompt"],
-                ["base_prompts", "base_prompt_figures"],
-                name="create_base_prompts",
+                create_prompts,
+                [*shared, "params:direct_response_format", "params:prompt"],
+                ["direct_prompts", "direct_prompt_figures"],
+                name="create_direct_prompts",
             ),
             node(
                 write_reasoning_paths,

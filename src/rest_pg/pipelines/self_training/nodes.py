@@ -6,7 +6,7 @@ import hashlib
 import logging
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Target, Trainer
@@ -17,7 +17,7 @@ from rest_pg.config import (
     ResponseFormat,
     SelectionParams,
 )
-from rest_pg.pipelines.self_training.selection import keep_best
+from rest_pg.pipelines.self_training.selection import keep_any, keep_best
 from rest_pg.records import (
     PolicyCheckpoint,
     Prompt,
@@ -173,6 +173,34 @@ def select_samples(
     return kept
 
 
+def select_matched(
+    scored_samples: Sequence[ScoredSample], matched_samples: Sequence[SelectedSample], seed: int
+) -> list[SelectedSample]:
+    """Select at random, per prompt, as many samples as another selection kept: its control.
+
+    Only the ranking differs: drawn are samples that could be learnt, as in :func:`select_samples`. Where
+    a prompt has fewer of them, all are kept.
+
+    Args:
+        scored_samples: of all prompts.
+        matched_samples: what the other selection kept.
+        seed: of the draw.
+    """
+    by_example: defaultdict[str, list[ScoredSample]] = defaultdict(list)
+    for scored in scored_samples:
+        by_example[scored.sample.example_id].append(scored)
+    wanted = Counter(kept.sample.example_id for kept in matched_samples)
+    selected = [
+        s for example_id, n in wanted.items() for s in keep_any(by_example[example_id], n, seed)
+    ]
+    logger.info(
+        "kept %d samples at random, to match %d kept elsewhere",
+        len(selected),
+        len(matched_samples),
+    )
+    return selected
+
+
 def create_training_examples(
     selected_samples: Sequence[SelectedSample],
     prompts: Sequence[Prompt],
@@ -201,17 +229,20 @@ def maximize(
     trainer: Trainer,
     params: MaximizationParams,
     seed: int,
+    *,
+    start: str | None = None,
 ) -> tuple[PolicyCheckpoint, dict[str, float]]:
     """Maximization step: train on the kept samples, weighted (§3.3).
 
     The paper starts from the base model each time; ``params.start`` also offers policy_0 and the
-    previous iteration's policy.
+    previous iteration's policy, and ``start`` takes its place where the starts are compared.
     """
     starts = {"base": base_policy, "sft": sft_policy, "previous": policy}
-    next_policy, figures = trainer.train(starts[params.start], training_examples, params, seed)
+    start = start or params.start
+    next_policy, figures = trainer.train(starts[start], training_examples, params, seed)
     logger.info(
         "trained from %s on %d samples of %d prompts: loss %.3f at first, %.3f at last",
-        params.start,
+        start,
         *(figures[k] for k in ("examples", "prompts", "loss_first", "loss_last")),
     )
     return next_policy, figures

@@ -31,18 +31,35 @@ def keep_best(
         if params.relative_to == "prompt_mean"
         else 0.0
     )
-    kept: list[SelectedSample] = []
-    responses: set[str] = set()
-    for candidate in sorted(scored, key=lambda s: (-s.score.reward, _ticket(s, seed))):
-        sample, reward = candidate.sample, candidate.score.reward
-        response = " ".join(sample.response.split())
-        usable = not sample.malformed and sample.finished and response not in responses
-        if not usable or reward - origin < params.threshold or len(kept) == params.max_per_prompt:
-            continue
-        responses.add(response)
-        weight = reward if params.weighting == "reward" else 1.0
-        kept.append(SelectedSample(sample=sample, reward=reward, weight=weight))
-    return kept
+    ranked = sorted(scored, key=lambda s: (-s.score.reward, _ticket(s, seed)))
+    kept = [s for s in _learnable(ranked) if s.score.reward - origin >= params.threshold]
+    return [
+        SelectedSample(
+            sample=s.sample,
+            reward=s.score.reward,
+            weight=s.score.reward if params.weighting == "reward" else 1.0,
+        )
+        for s in kept[: params.max_per_prompt]
+    ]
+
+
+def keep_any(scored: Sequence[ScoredSample], n: int, seed: int) -> list[SelectedSample]:
+    """Keep n samples of one prompt at random, among those that :func:`keep_best` could keep."""
+    drawn = sorted(scored, key=lambda s: _ticket(s, seed))
+    return [
+        SelectedSample(sample=s.sample, reward=s.score.reward, weight=1.0)
+        for s in _learnable(drawn)[:n]
+    ]
+
+
+def _learnable(scored: Sequence[ScoredSample]) -> list[ScoredSample]:
+    """Leave out malformed and unfinished samples, and all but the first of equal responses."""
+    first: dict[str, ScoredSample] = {}
+    for candidate in scored:
+        sample = candidate.sample
+        if sample.finished and not sample.malformed:
+            first.setdefault(" ".join(sample.response.split()), candidate)
+    return list(first.values())
 
 
 def _ticket(scored: ScoredSample, seed: int) -> str:

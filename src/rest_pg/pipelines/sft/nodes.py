@@ -16,17 +16,20 @@ logger = logging.getLogger(__name__)
 
 def create_sft_examples(
     prompts: Sequence[Prompt],
-    reasoning_paths: Sequence[ReasoningPath],
     response_format: ResponseFormat,
+    reasoning_paths: Sequence[ReasoningPath] = (),
 ) -> list[TrainingExample]:
-    """Join each training prompt with its reasoning path and its reference (§3.1)."""
+    """Join each training prompt with its reasoning path, if the format has one, and its
+    reference (§3.1)."""
     paths = {path.example_id: path.text for path in reasoning_paths}
     examples = [
         TrainingExample(
             example_id=prompt.example_id,
             prompt=prompt.text,
             completion=format_completion(
-                paths[prompt.example_id], prompt.reference, response_format
+                paths[prompt.example_id] if response_format.reasoning else "",
+                prompt.reference,
+                response_format,
             ),
         )
         for prompt in prompts

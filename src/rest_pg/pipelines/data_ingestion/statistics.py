@@ -1,0 +1,49 @@
+"""What the data holds, by split: sizes, lengths, duplicates, and targets that the profile gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from rest_pg.pipelines.data_ingestion.examples import SPLITS
+from rest_pg.records import Example
+from rest_pg.text import copied_share
+
+NEAR_COPY = 0.5
+"""Share of a reference's 8-grams of words in one profile document, above which it is a near-copy."""
+
+
+def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
+    """Describe each split: one row, with medians and 90th percentiles of sizes and lengths.
+
+    ``duplicates`` counts references that occur more than once in the split, and ``near_copies``
+    examples whose profile holds most of their reference: both would flatter a system that copies.
+    """
+    rows = []
+    for split in SPLITS:
+        own = [example for example in examples if example.split == split]
+        references = [" ".join(e.reference.split()) for e in own]
+        row: dict[str, object] = {
+            "split": split,
+            "users": len({e.user_id for e in own}),
+            "examples": len(own),
+            "duplicates": len(references) - len(set(references)),
+            "near_copies": sum(_is_near_copy(e) for e in own),
+        }
+        sizes = {
+            "profile_documents": [len(e.profile) for e in own],
+            "profile_words": [sum(len(d.text.split()) for d in e.profile) for e in own],
+            "reference_words": [len(e.reference.split()) for e in own],
+            "input_words": [len(e.input.split()) for e in own],
+        }
+        for name, values in sizes.items():
+            for suffix, share in (("median", 0.5), ("p90", 0.9)):
+                row[f"{name}_{suffix}"] = round(float(np.quantile(values, share)), 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _is_near_copy(example: Example) -> bool:
+    return any(copied_share(example.reference, d.text) > NEAR_COPY for d in example.profile)

@@ -1,0 +1,137 @@
+"""The study's report: one self-contained HTML file, in the report's own style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from rest_pg.pipelines.evaluation.report import COLORS, pick_examples, render, style
+from rest_pg.pipelines.study.nodes import METHOD
+from rest_pg.records import Example, Profile, ScoredSample
+
+PAPER = {"sft": 0.3976, "sft_reasoning": 0.3905, "rest_em": 0.4274, "rest_pg": 0.4554}
+"""The paper's averages over its four tasks (Table 1): another reward, other models; order alone compares."""
+
+
+def create_study_report(
+    study: pd.DataFrame,
+    contrasts: pd.DataFrame,
+    iterations: pd.DataFrame,
+    data_statistics: pd.DataFrame,
+    examples: Sequence[Example],
+    profiles: Sequence[Profile],
+    seed: int,
+    **scored: Sequence[ScoredSample],
+) -> str:
+    """Render the study.
+
+    Args:
+        study: a row per system, split and metric.
+        contrasts: REST-PG against each other system.
+        iterations: the mean reward behind each iteration.
+        data_statistics: what the data holds.
+        examples: all examples; ten of the test split are shown, drawn by the seed.
+        profiles: what was retrieved for them.
+        seed: of the run.
+        **scored: ``scored_<system>``: its samples of the first training seed.
+
+    Returns:
+        HTML without any reference to the network.
+    """
+    samples = {name.removeprefix("scored_"): own for name, own in scored.items()}
+    return render(
+        "study.jinja",
+        sentences=state_contrasts(contrasts),
+        table=_table(study),
+        contrasts=_of_test(contrasts, "reward"),
+        paper=PAPER,
+        statistics=data_statistics.to_dict("records"),
+        plots={
+            "contrasts": plot_contrasts(contrasts).to_json(),
+            "iterations": plot_iterations(iterations).to_json(),
+        },
+        examples=pick_examples(examples, profiles, samples, seed),
+        n_seeds=int(study["n_seeds"].max()),
+        seed=seed,
+    )
+
+
+def state_contrasts(contrasts: pd.DataFrame) -> list[str]:
+    """Say what REST-PG gains over each system, in reward on test users.
+
+    "Improves" and "lowers" are said only if the whole interval is on one side of 0.
+    """
+    sentences = []
+    for row in _of_test(contrasts, "reward"):
+        if row["ci_low"] > 0:
+            verb = "improves on"
+        elif row["ci_high"] < 0:
+            verb = "is below"
+        else:
+            verb = "shows no certain difference from"
+        sentences.append(
+            f"REST-PG {verb} {row['against']}: {row['difference']:+.4f} "
+            f"({row['relative']:+.1%}) [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}], "
+            f"p = {row['p_value']:.3f}."
+        )
+    return sentences
+
+
+def _of_test(contrasts: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+    own = contrasts[(contrasts["split"] == "test") & (contrasts["metric"] == metric)]
+    return [{str(k): v for k, v in row.items()} for row in own.to_dict("records")]
+
+
+def _table(study: pd.DataFrame) -> list[dict[str, Any]]:
+    systems: dict[str, dict[str, Any]] = {}
+    for row in study[study["split"] == "test"].itertuples():
+        systems.setdefault(str(row.system), {"system": row.system})[str(row.metric)] = row
+    return list(systems.values())
+
+
+def plot_contrasts(contrasts: pd.DataFrame) -> go.Figure:
+    """Plot REST-PG's relative difference from each system, by metric, with intervals."""
+    figure = go.Figure()
+    metrics = ("reward", "rouge_l", "meteor", "chrf", "similarity", "second_judge")
+    test = contrasts[contrasts["split"] == "test"]
+    for color, metric in zip(COLORS[1:], metrics, strict=False):
+        own = test[test["metric"] == metric]
+        scale = (own["relative"] / own["difference"].replace(0, np.nan)).fillna(0) * 100
+        middle = own["difference"] * scale
+        figure.add_scatter(
+            x=middle.tolist(),
+            y=own["against"].tolist(),
+            name=metric,
+            mode="markers",
+            marker={"color": color, "size": 9},
+            error_x={
+                "array": ((own["ci_high"] - own["difference"]) * scale).tolist(),
+                "arrayminus": ((own["difference"] - own["ci_low"]) * scale).tolist(),
+            },
+        )
+    figure.update_layout(scattermode="group")
+    figure.add_vline(x=0, line_width=1)
+    return style(figure, f"{METHOD} over the other, %", "")
+
+
+def plot_iterations(iterations: pd.DataFrame) -> go.Figure:
+    """Plot the mean reward on test users by iteration, per system (the paper's fig. 3)."""
+    figure = go.Figure()
+    test = iterations[iterations["split"] == "test"]
+    for color, (system, own) in zip(COLORS[1:], test.groupby("system"), strict=False):
+        figure.add_scatter(
+            x=own["iteration"].tolist(),
+            y=own["mean"].tolist(),
+            name=str(system),
+            mode="lines+markers",
+            line={"color": color},
+            error_y={
+                "array": (own["ci_high"] - own["mean"]).tolist(),
+                "arrayminus": (own["mean"] - own["ci_low"]).tolist(),
+            },
+        )
+    return style(figure, "EM iterations behind the policy (0 is SFT)", "mean reward")

@@ -1,0 +1,181 @@
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+from conftest import example
+
+from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.pipelines.data_ingestion.statistics import describe_data
+from rest_pg.pipelines.study import create_pipeline
+from rest_pg.pipelines.study.nodes import (
+    COMPARED,
+    CONTRAST_COLUMNS,
+    STUDY_COLUMNS,
+    compare_systems,
+    create_study_table,
+    follow_iterations,
+    remove_profiles,
+)
+from rest_pg.pipelines.study.report import create_study_report, state_contrasts
+from rest_pg.records import Profile, RetrievedDocument, Sample, Score, ScoredSample
+
+PARAMS = EvaluationParams(
+    samples_per_prompt=1,
+    decoding=Decoding(temperature=0.7, top_p=1, max_new_tokens=8),
+    n_bootstrap=200,
+)
+SFT = [0.1, 0.5, 0.2, 0.9]
+
+
+def measured(rewards: list[float]) -> pd.DataFrame:
+    rows = [
+        {"example_id": f"{split}{i}", "sample_index": 0, "user_id": f"u{i // 2}", "split": split}
+        | dict.fromkeys(COMPARED, 0.0)
+        | {"reward": reward}
+        for split in ("validation", "test")
+        for i, reward in enumerate(rewards)
+    ]
+    return pd.DataFrame(rows)
+
+
+def by_seed(system: str, *rewards: list[float]) -> dict[str, pd.DataFrame]:
+    return {f"{system}__{seed}": measured(own) for seed, own in enumerate(rewards)}
+
+
+def metrics() -> dict[str, pd.DataFrame]:
+    better = [r + gain for r, gain in zip(SFT, (0.1, 0.1, 0.2, 0.2), strict=True)]
+    return by_seed("sft", SFT, SFT) | by_seed("rest_pg", better, SFT)
+
+
+def test_the_table_worked_by_hand() -> None:
+    table = create_study_table(PARAMS, 7, **metrics())
+    assert list(table.columns) == STUDY_COLUMNS
+    rows = table.set_index(["system", "split", "metric"])
+    ours = rows.loc[("rest_pg", "test", "reward")]
+    # 0.425, and half of the mean gain of 0.15, since one of two seeds gained nothing
+    assert ours["mean"] == pytest.approx(0.5)
+    assert ours[["n_users", "n_examples", "n_seeds"]].tolist() == [2, 4, 2]
+    # mean gains .05 .05 .1 .1: mean 0.075, standard deviation 0.028868, t = 5.196 with 3 degrees
+    assert ours["p_value"] == pytest.approx(0.01385, abs=1e-4)
+    assert pd.isna(rows.loc[("sft", "test", "reward"), "p_value"])
+
+
+def test_contrasts_worked_by_hand() -> None:
+    table = compare_systems(PARAMS, 7, **metrics())
+    assert list(table.columns) == CONTRAST_COLUMNS
+    row = table.set_index(["against", "split", "metric"]).loc[("sft", "test", "reward")]
+    assert row["difference"] == pytest.approx(0.075)
+    assert row["relative"] == pytest.approx(0.075 / 0.425, abs=1e-6)
+    # seeds are resampled too: a resample may draw the one without a gain twice
+    assert row["ci_low"] == 0
+    assert row["ci_high"] == pytest.approx(0.2)
+    assert "no certain difference from sft" in state_contrasts(table)[0]
+    one = {k: v for k, v in metrics().items() if k.endswith("__0")}
+    assert (
+        "REST-PG improves on sft: +0.1500 (+35.3%)"
+        in (state_contrasts(compare_systems(PARAMS, 7, **one))[0])
+    )
+
+
+def test_iterations_are_followed_by_system() -> None:
+    curves = {"rest_pg__0__7": measured(SFT), "rest_pg__1__7": measured([r + 0.1 for r in SFT])}
+    table = follow_iterations(PARAMS, 7, **curves)
+    test = table[table["split"] == "test"]
+    assert test[["system", "iteration"]].to_numpy().tolist() == [["rest_pg", 0], ["rest_pg", 1]]
+    assert test["mean"].tolist() == pytest.approx([0.425, 0.525])
+
+
+def test_every_system_is_wired_to_its_own_start() -> None:
+    pipeline = create_pipeline(2, [1, 2])
+    produced = {name: node for node in pipeline.nodes for name in node.outputs}
+    for seed in (1, 2):
+        block = f"seed_{seed}"
+        for system, start in (
+            ("rest_em", "sft"),
+            ("rest_pg", "sft_reasoning"),
+            ("random_selection", "sft_reasoning"),
+        ):
+            policies = [f"{block}.{start}.policy_0"]
+            policies += [f"{block}.{system}.policy_{t}" for t in (1, 2)]
+            for before, after in pairwise(policies):
+                assert before in produced[after].inputs
+        # the control's first draw is REST-PG's own, and its counts are matched each time
+        for t, own in ((1, "rest_pg"), (2, "random_selection")):
+            selects = produced[f"{block}.random_selection.iteration_{t}.selected_samples"]
+            assert f"{block}.{own}.iteration_{t}.scored_samples" in selects.inputs
+            assert f"{block}.rest_pg.iteration_{t}.selected_samples" in selects.inputs
+        assert f"{block}.random_selection.iteration_1.samples" not in produced
+        seeds = {i for n in pipeline.nodes if n.namespace for i in n.inputs if "seeds" in i}
+        assert seeds == {"params:study_seeds.1", "params:study_seeds.2"}
+    # what reads reasoning paths is what learns to write them
+    readers = {n.namespace for n in pipeline.nodes if "reasoning_paths" in n.inputs}
+    assert readers == {"seed_1.sft_reasoning", "seed_2.sft_reasoning"}
+    table = produced["study"]
+    assert "seed_1.rest_pg.evaluation_2.metrics" in table.inputs
+    assert len([i for i in table.inputs if i.startswith("seed_")]) == 14
+
+
+def test_seeds_must_differ() -> None:
+    with pytest.raises(ValueError, match=r"study.seeds=\[3, 3\]"):
+        create_pipeline(1, [3, 3])
+
+
+def test_a_profile_is_removed_but_its_example_stays() -> None:
+    kept = RetrievedDocument(document_id="d", text="x", similarity=0.5)
+    assert remove_profiles([Profile(example_id="e1", documents=(kept,))]) == [
+        Profile(example_id="e1", documents=())
+    ]
+
+
+def test_data_statistics_worked_by_hand() -> None:
+    nine = "one two three four five six seven eight nine"
+    copy = example(3, split="test", reference=nine + " ten")
+    profile = (*copy.profile, copy.profile[0].__class__(document_id="c", user_id="ann", text=nine))
+    examples = [
+        example(1),
+        example(2),
+        example(4, split="validation"),
+        example(3, split="test", reference=nine + " ten", profile=profile),
+    ]
+    table = describe_data(examples).set_index("split")
+    # both training examples have the same reference of 8 words, and the same two documents
+    assert table.loc["train", ["users", "examples", "duplicates", "near_copies"]].tolist() == [
+        1,
+        2,
+        1,
+        0,
+    ]
+    assert table.loc["train", "reference_words_median"] == 8
+    assert table.loc["train", "profile_words_median"] == 15
+    # 2 of the 3 8-grams of the reference are in the profile
+    assert table.loc["test", "near_copies"] == 1
+
+
+def test_the_report_states_shows_and_escapes() -> None:
+    sample = Sample(
+        example_id="e1",
+        sample_index=0,
+        text="<script>alert(1)</script>",
+        reasoning_path="calm",
+        response="<script>alert(1)</script>",
+        malformed="",
+        finished=True,
+        n_tokens=2,
+    )
+    scored = [ScoredSample(sample=sample, score=Score(reward=0.4))]
+    curves = {"rest_pg__0__7": measured(SFT), "rest_pg__1__7": measured(SFT)}
+    html = create_study_report(
+        create_study_table(PARAMS, 7, **metrics()),
+        compare_systems(PARAMS, 7, **metrics()),
+        follow_iterations(PARAMS, 7, **curves),
+        describe_data([example(i, split=s) for i, s in enumerate(("train", "validation", "test"))]),
+        [example(1, split="test")],
+        [Profile(example_id="e1", documents=())],
+        7,
+        scored_rest_pg=scored,
+    )
+    assert "no certain difference from sft" in html
+    assert "0.4554" in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<script>alert(1)" not in html
+    assert 'src="http' not in html
