@@ -18,6 +18,8 @@ def test_every_dataset_of_every_pipeline_is_in_the_catalog(
         "n_iterations": n_iterations,
         "data_format": data_format,
         "study": {"seeds": [1, 2]},
+        "experiments": {"budgets": [1, 2], "shares": [1.0]},
+        "dry_run": False,
     }
     monkeypatch.setattr(RunParameters, "values", parameters)
     loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
@@ -34,7 +36,9 @@ def test_every_dataset_of_every_pipeline_is_in_the_catalog(
     assert missing == set()
 
 
-@pytest.mark.parametrize("env", ["judge", "llm_teacher", "longlamp", "own", "tests"])
+@pytest.mark.parametrize(
+    "env", ["judge", "llm_teacher", "longlamp", "mail", "own", "paper", "tests"]
+)
 def test_every_environment_names_classes_that_exist(env: str) -> None:
     loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env=env)
     catalog = DataCatalog.from_config(loader["catalog"])

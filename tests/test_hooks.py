@@ -1,8 +1,18 @@
 import mlflow
 import pytest
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline, node
 
 from rest_pg import hooks
-from rest_pg.hooks import MlflowLastHook, MlflowRunHook, ParametersHook, RunParameters
+from rest_pg.backends.judges import RubricJudge
+from rest_pg.config import SelectionParams
+from rest_pg.hooks import (
+    MlflowLastHook,
+    MlflowRunHook,
+    ParametersHook,
+    RunParameters,
+    SelectionHook,
+)
 
 
 @pytest.fixture
@@ -42,3 +52,37 @@ def test_a_failure_says_how_to_go_on_and_leaves_no_run_open(store, caplog) -> No
     ) in caplog.text
     assert mlflow.active_run() is None
     assert mlflow.get_run(run.info.run_id).info.status == "FAILED"
+
+
+def test_each_training_seed_is_where_its_namespace_looks(monkeypatch) -> None:
+    monkeypatch.setattr(RunParameters, "values", {"study": {"seeds": [3, 5]}})
+    catalog = DataCatalog()
+    ParametersHook().after_catalog_created(catalog)
+    assert [catalog.load(f"params:study_seeds.{seed}") for seed in (3, 5)] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "threshold", "relative_to", "refused"),
+    [
+        ("expected", 1.0, "zero", True),
+        ("expected", 0.9, "zero", False),
+        ("expected", 1.0, "prompt_mean", False),
+        ("argmax", 1.0, "zero", False),
+    ],
+)
+def test_a_threshold_that_keeps_nothing_is_refused_before_any_work(
+    tmp_path, aggregation: str, threshold: float, relative_to: str, refused: bool
+) -> None:
+    (tmp_path / "judge.jinja").write_text("{{ response }}")
+    judge = RubricJudge(template=str(tmp_path / "judge.jinja"), aggregation=aggregation)
+    selection = SelectionParams(
+        threshold=threshold, relative_to=relative_to, max_per_prompt=1, weighting="uniform"
+    )
+    catalog = DataCatalog()
+    catalog["reward"], catalog["params:selection"] = judge, selection
+    pipeline = Pipeline([node(lambda r, s: r, ["reward", "params:selection"], "x", name="n")])
+    if refused:
+        with pytest.raises(ValueError, match=r"threshold=1.0 can keep nothing.*argmax"):
+            SelectionHook().before_pipeline_run(pipeline, catalog)
+    else:
+        SelectionHook().before_pipeline_run(pipeline, catalog)

@@ -7,7 +7,7 @@ each parameter that has one (arXiv 2501.04167); the defaults of the embedded run
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -56,6 +56,8 @@ class ExampleParams(Params):
     """Only documents of at most this many words are asked for; longer ones stay in profiles."""
     n_key_items: int = Field(ge=1)
     """Key items in the request. Few, so that they don't hand over the answer (LongLaMP: 5)."""
+    opening_words: int = Field(default=0, ge=0)
+    """First words of the text that a request may hold, to be completed: they leave the reference."""
 
 
 class LongLampParams(Params):
@@ -176,6 +178,8 @@ class TrainingParams(Params):
 
     epochs: float = Field(gt=0)
     """The paper trains at most 10,000 steps of 64 and keeps the best checkpoint on validation."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps at most, where epochs would be more (the paper: 10,000)."""
     batch_size: int = Field(ge=1)
     """Prompts per optimiser step (the paper: 64)."""
     learning_rate: float = Field(gt=0)
@@ -211,11 +215,28 @@ class EvaluationParams(Params):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
+class PlanParams(Params):
+    """What a dry run needs to know beside the parameters of the run itself."""
+
+    examples: dict[Literal["train", "validation", "test"], int]
+    """Examples per split."""
+    output_tokens: int = Field(ge=1)
+    """Tokens of a text, reasoning path included: what is expected, not the limit."""
+    operations_per_second: float = Field(gt=0)
+    """What all devices together really do, not what they are said to reach at best."""
+    policy: str | dict[str, Any]
+    """``embedded``, a hub id, a directory; or its sizes, by the names of its config.json."""
+    judge: str | dict[str, Any] | None = None
+    """The language model of the reward, in the same ways; none: the reward has none."""
+
+
 class CalibrationParams(Params):
     """How the reward is calibrated on users outside the test."""
 
     passages_per_user: int = Field(ge=2)
     """Passages drawn of each user; scoring time grows with them."""
+    attacked_examples: int = Field(default=8, ge=1)
+    """Validation examples on which every attack is tried."""
     n_bootstrap: int = Field(ge=100)
     """Bootstrap resamples of users, for the intervals."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)

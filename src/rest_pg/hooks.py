@@ -12,6 +12,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
@@ -63,6 +64,25 @@ class ParametersHook:
                 mlflow.set_tag(f"param.{name}", text)
             elif name not in known:
                 mlflow.log_param(name, text)
+
+
+class SelectionHook:
+    """Refuses a threshold that no sample can reach under the reward at hand, before any work."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol[Any]) -> None:
+        """Raise ``ValueError`` if self-training could keep nothing."""
+        if not {"reward", "params:selection"} <= pipeline.inputs():
+            return
+        selection = catalog.load("params:selection")
+        reachable = getattr(catalog.load("reward"), "reachable", None)
+        absolute = selection.relative_to == "zero"
+        if reachable is not None and absolute and not reachable(selection.threshold):
+            raise ValueError(
+                f"selection.threshold={selection.threshold} can keep nothing: the reward's "
+                "aggregation=expected is a mean of the levels, and always below 1. Lower the "
+                "threshold, or set aggregation: argmax."
+            )
 
 
 class MlflowRunHook:
@@ -163,4 +183,4 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 # the last one listed runs first: time is logged before the MLflow run is closed
-PROJECT_HOOKS = (MlflowLastHook(), ParametersHook(), MlflowRunHook(), UsageHook())
+PROJECT_HOOKS = (MlflowLastHook(), SelectionHook(), ParametersHook(), MlflowRunHook(), UsageHook())

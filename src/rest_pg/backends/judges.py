@@ -67,6 +67,13 @@ class RubricJudge:
         self._levels, self._terminator = tuple(levels), terminator
         self._scorer = LikelihoodScorer(model, max_tokens)
 
+    def reachable(self, threshold: float) -> bool:
+        """Say whether any response could have this reward.
+
+        The mean of the levels stays below full marks, however sure the judge is.
+        """
+        return threshold < 1 or (threshold == 1 and self._aggregation == "argmax")
+
     def score(self, samples: Sequence[Sample], targets: Mapping[str, Target]) -> list[Score]:
         """See :class:`~rest_pg.backends.protocols.Reward`; a malformed sample has reward 0.
 

@@ -149,5 +149,5 @@ def embedded_file() -> Path:
             return Path(str(file.locate()))
     raise FileNotFoundError(
         f"base_policy.source='embedded' needs the weights of {EMBEDDED_DISTRIBUTION}, which are not "
-        "installed: run `make venv`, or name a hub id or a local model directory."
+        "installed: run `make .venv/installed`, or name a hub id or a local model directory."
     )

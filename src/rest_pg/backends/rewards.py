@@ -50,7 +50,7 @@ class Measures:
     def measure(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """Measure each pair, in order."""
         values: list[dict[str, float]] = [dict.fromkeys(self._names, 0.0) for _ in pairs]
-        filled = [i for i, (response, _) in enumerate(pairs) if response]
+        filled = [i for i, (response, _) in enumerate(pairs) if response.strip()]
         chosen = [pairs[i] for i in filled]
         if not chosen:
             return values

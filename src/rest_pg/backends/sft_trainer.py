@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -129,7 +130,7 @@ class SharedPromptTrainer:
         with tempfile.TemporaryDirectory(prefix="rest-pg-trainer-") as scratch:
             trainer = _SharedPromptSFTTrainer(
                 model=model,
-                args=self._arguments(params, seed, scratch),
+                args=self._arguments(params, seed, scratch, len(rows)),
                 train_dataset=Dataset.from_list(rows),
                 data_collator=partial(collate, plain=not share),
                 processing_class=tokenizer,
@@ -161,13 +162,14 @@ class SharedPromptTrainer:
             "tokens_per_second": n_tokens * params.epochs / seconds,
         }
 
-    def _arguments(self, params: TrainingParams, seed: int, scratch: str) -> SFTConfig:
+    def _arguments(self, params: TrainingParams, seed: int, scratch: str, n_rows: int) -> SFTConfig:
         return SFTConfig(
             output_dir=scratch,
             # one row per forward: nothing is padded, and rows of one step are accumulated
             per_device_train_batch_size=1,
             gradient_accumulation_steps=params.batch_size,
             num_train_epochs=params.epochs,
+            max_steps=_max_steps(params, n_rows),
             learning_rate=params.learning_rate,
             lr_scheduler_type="linear",
             warmup_steps=params.warmup_ratio,
@@ -187,6 +189,12 @@ class SharedPromptTrainer:
             save_strategy="no",
             report_to="none",
         )
+
+
+def _max_steps(params: TrainingParams, n_rows: int) -> int:
+    """Return the steps that cut the epochs short; -1 if they don't."""
+    steps = math.ceil(params.epochs * math.ceil(n_rows / params.batch_size))
+    return params.max_steps if params.max_steps and params.max_steps < steps else -1
 
 
 def _add_adapters(model: Any, params: TrainingParams) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from kedro.utils import load_obj
 
-from rest_pg.backends.models import load_tokenizer
+from rest_pg.backends.models import import_model, load_tokenizer
 from rest_pg.backends.protocols import GenerationRequest, Generator
 from rest_pg.config import Decoding
 from rest_pg.prompts import apply_chat_template, compile_template, fit_documents
@@ -97,6 +98,7 @@ class LLMTeacher:
         decoding: dict[str, Any],
         max_tokens: int,
         system: str = "",
+        model: str | None = None,
     ) -> None:
         """Build the generator and read the template.
 
@@ -106,7 +108,9 @@ class LLMTeacher:
             decoding: temperature, top_p and max_new_tokens.
             max_tokens: budget of the prompt; the documents are fitted into it.
             system: system message.
+            model: a hub id or a directory (the paper: Gemma 7B-it); none: the base policy itself.
         """
+        self._model = model
         built = load_obj(generator["backend"])(**generator.get("arguments", {}))
         self._generator: Generator = built
         self._render = compile_template(Path(template).read_text(encoding="utf-8"))
@@ -120,6 +124,20 @@ class LLMTeacher:
         policy: PolicyCheckpoint,
     ) -> list[ReasoningPath]:
         """See :class:`~rest_pg.backends.protocols.Teacher`."""
+        if self._model is None:
+            return self._write(examples, profiles, policy)
+        teacher = import_model(self._model)
+        try:
+            return self._write(examples, profiles, teacher)
+        finally:
+            shutil.rmtree(teacher.path, ignore_errors=True)
+
+    def _write(
+        self,
+        examples: Sequence[Example],
+        profiles: Mapping[str, Profile],
+        policy: PolicyCheckpoint,
+    ) -> list[ReasoningPath]:
         requests = [
             GenerationRequest(
                 example_id=example.example_id,

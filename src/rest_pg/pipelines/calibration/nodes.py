@@ -13,6 +13,7 @@ from rest_pg.backends.embeddings import Embedder
 from rest_pg.backends.protocols import Reward, Target
 from rest_pg.backends.rewards import COMPONENTS, Measures
 from rest_pg.config import CalibrationParams
+from rest_pg.pipelines.calibration.attacks import attack
 from rest_pg.records import Document, Example, Sample
 from rest_pg.statistics import bootstrap_mean
 from rest_pg.text import sentences
@@ -75,6 +76,80 @@ def calibrate_reward(
     return table
 
 
+def attack_reward(
+    examples: Sequence[Example], reward: Reward, params: CalibrationParams, seed: int
+) -> pd.DataFrame:
+    """Measure what a reward gives to texts that ask for it (:mod:`.attacks`).
+
+    The honest response that an attack is compared with is another text of the same user's, which fits the
+    request only by chance: whatever is rewarded above it gets through a selection of the better half.
+
+    Returns:
+        One row per family: cases, the share of them above the honest response, the mean reward, and
+        the mean shift from the honest one; with the intervals of the shift over users.
+    """
+    chosen = [e for e in examples if e.split == "validation"][: params.attacked_examples]
+    generator = np.random.default_rng(seed)
+    samples, targets, cases = [], {}, []
+    for example in chosen:
+        honest = example.profile[int(generator.integers(len(example.profile)))].text
+        targets[example.example_id] = Target(input=example.input, reference=example.reference)
+        texts = {"honest": [honest], **attack(example.input, honest)}
+        for family, responses in texts.items():
+            for response in responses:
+                cases.append((family, example))
+                samples.append(_as_sample(example.example_id, len(samples), response))
+    rewards = np.array([score.reward for score in reward.score(samples, targets)])
+    honest_of = {
+        example.example_id: rewards[i]
+        for i, (family, example) in enumerate(cases)
+        if family == "honest"
+    }
+    shifts = rewards - np.array([honest_of[example.example_id] for _, example in cases])
+    rows = []
+    for family in dict.fromkeys(family for family, _ in cases if family != "honest"):
+        own = np.array([name == family for name, _ in cases])
+        users = np.array([example.user_id for _, example in cases])[own]
+        estimate = bootstrap_mean(
+            shifts[own],
+            users,
+            n_bootstrap=params.n_bootstrap,
+            confidence=params.confidence,
+            seed=seed,
+        )
+        rows.append(
+            {
+                "family": family,
+                "cases": int(own.sum()),
+                "above_honest": float((shifts[own] > 0).mean()),
+                "mean_reward": float(rewards[own].mean()),
+                "mean_shift": estimate.mean,
+                "ci_low": estimate.ci_low,
+                "ci_high": estimate.ci_high,
+            }
+        )
+    table = pd.DataFrame(rows).round(4)
+    logger.info(
+        "what texts that ask for a reward get (an honest text of the user's: %.4f):\n%s",
+        float(np.mean(list(honest_of.values()))),
+        table.to_string(index=False),
+    )
+    return table
+
+
+def _as_sample(example_id: str, index: int, response: str) -> Sample:
+    return Sample(
+        example_id=example_id,
+        sample_index=index,
+        text=response,
+        reasoning_path="",
+        response=response,
+        malformed="",
+        finished=True,
+        n_tokens=0,
+    )
+
+
 def _draw_passages(examples: Sequence[Example], per_user: int, seed: int) -> list[Document]:
     """Draw as many passages of each user outside the test, one after the other by user."""
     by_user: dict[str, dict[str, Document]] = {}
@@ -130,19 +205,7 @@ def _score(
     pairs = [pair for group in groups for pair in group]
     texts = [(_halves(c.text)[1], _halves(r.text)[0]) for c, r in pairs]
     components = Measures(COMPONENTS).measure(texts)
-    samples = [
-        Sample(
-            example_id=str(i),
-            sample_index=0,
-            text=response,
-            reasoning_path="",
-            response=response,
-            malformed="",
-            finished=True,
-            n_tokens=0,
-        )
-        for i, (response, _) in enumerate(texts)
-    ]
+    samples = [_as_sample(str(i), 0, response) for i, (response, _) in enumerate(texts)]
     targets = {str(i): Target(input=REQUEST, reference=text) for i, (_, text) in enumerate(texts)}
     rewards = reward.score(samples, targets)
     scores = {name: np.array([c[name] for c in components]) for name in COMPONENTS}

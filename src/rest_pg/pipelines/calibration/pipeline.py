@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
-from rest_pg.pipelines.calibration.nodes import calibrate_reward
+from rest_pg.pipelines.calibration.nodes import attack_reward, calibrate_reward
 
 
 def create_pipeline() -> Pipeline:
@@ -14,6 +14,12 @@ def create_pipeline() -> Pipeline:
                 ["examples", "reward", "params:calibration", "params:seed"],
                 "calibration",
                 name="calibrate_reward",
-            )
+            ),
+            node(
+                attack_reward,
+                ["examples", "reward", "params:calibration", "params:seed"],
+                "attacks",
+                name="attack_reward",
+            ),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,13 @@ def hold_out_latest(
             if n_left > 0 and enough and _askable(target, params):
                 n_left -= 1
                 yield Target(split, target, tuple(profile))
+
+
+def cut_opening(text: str, n_words: int) -> tuple[str, str]:
+    """Return a text's first words, and what follows them; white space within is kept."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    end = ends[min(n_words, len(ends)) - 1] if n_words and ends else 0
+    return text[:end], text[end:].strip()
 
 
 def _askable(document: Document, params: ExampleParams) -> bool:

@@ -23,6 +23,7 @@ from rest_pg.pipelines.data_ingestion.documents import check_record, cut_record
 from rest_pg.pipelines.data_ingestion.examples import (
     SPLITS,
     Target,
+    cut_opening,
     draw_targets,
     hold_out_latest,
     random_for,
@@ -99,11 +100,12 @@ def create_examples(
     template = environment.from_string(request_template)
     examples = []
     for target in _targets(documents, params, seed):
-        items = key_items.choose(target.document.text, params.n_key_items)
-        if not items:
+        opening, reference = cut_opening(target.document.text, params.opening_words)
+        items = key_items.choose(reference, params.n_key_items)
+        if not (reference and (opening or items)):
             continue
         request = template.render(
-            title=target.document.title, date=target.document.date, items=items
+            title=target.document.title, date=target.document.date, items=items, opening=opening
         )
         examples.append(
             Example(
@@ -111,8 +113,9 @@ def create_examples(
                 user_id=target.document.user_id,
                 split=target.split,
                 input=" ".join(request.split()),
-                query=" ".join(items),
-                reference=target.document.text,
+                # only what the request says: the rest of the text isn't known to who asks
+                query=f"{target.document.title or ''} {opening}" if opening else " ".join(items),
+                reference=reference,
                 profile=target.profile,
             )
         )

@@ -47,17 +47,19 @@ def sample_responses(
     seed: int,
     *,
     iteration: int,
+    samples_per_prompt: int | None = None,
 ) -> tuple[list[Sample], dict[str, float]]:
     """Expectation step, part 1: draw samples for each training prompt (Alg. 1), and parse them.
 
-    Args and return value are those of :func:`draw_samples`; the iteration enters the seeds.
+    Args and return value are those of :func:`draw_samples`; the iteration enters the seeds, and
+    ``samples_per_prompt`` takes the parameter's place where budgets are compared.
     """
     return draw_samples(
         policy,
         [prompt for prompt in prompts if prompt.split == "train"],
         generator,
         response_format,
-        params.samples_per_prompt,
+        samples_per_prompt or params.samples_per_prompt,
         params.decoding,
         seed,
         stage=f"iteration_{iteration}",

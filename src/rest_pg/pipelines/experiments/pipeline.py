@@ -1,0 +1,193 @@
+"""Wiring: each experiment varies one thing, takes all else from the run, and ends in a table and a plot.
+
+exploration         m samples per prompt (fig. 2): drawn once, the largest m; a smaller one is its head
+starts              what the last M-step starts from (fig. 4)
+shuffled_profiles   the share of held-out examples that get another user's profile (fig. 5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kedro.pipeline import Pipeline, node
+
+from rest_pg.pipelines.data_ingestion.nodes import retrieve_profiles
+from rest_pg.pipelines.evaluation.pipeline import create_system
+from rest_pg.pipelines.experiments.nodes import (
+    create_table,
+    plot_table,
+    shuffle_profiles,
+    take_first,
+)
+from rest_pg.pipelines.reasoning_path.nodes import create_prompts
+from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
+from rest_pg.pipelines.self_training.pipeline import create_maximization
+from rest_pg.wiring import bind
+
+STARTS = ("base", "sft", "previous")
+TRAINED_BY = {"prompts", "trainer", "base_policy"}
+EVALUATED_BY = {"generator", "reward"}
+MAXIMIZATION = {"selection", "maximization", "response_format", "seed"}
+EVALUATION = {"evaluation", "response_format", "seed"}
+
+
+def create_exploration(budgets: Sequence[int]) -> Pipeline:
+    """Return the experiment on m, the samples per prompt of one iteration from policy_0.
+
+    Raises:
+        ValueError: budgets are not rising, or the least is below 1.
+    """
+    if not budgets or list(budgets) != sorted(set(budgets)) or budgets[0] < 1:
+        raise ValueError(f"experiments.budgets={list(budgets)} must rise, from 1 or more")
+    draw = Pipeline(
+        [
+            node(
+                bind(sample_responses, iteration=1, samples_per_prompt=budgets[-1]),
+                [
+                    *("policy_0", "prompts", "generator", "params:response_format"),
+                    *("params:expectation", "params:seed"),
+                ],
+                ["exploration.samples", "exploration.sampling_figures"],
+                name="sample_largest_budget",
+            ),
+            node(
+                score_samples,
+                ["exploration.samples", "prompts", "reward"],
+                "exploration.scored_samples",
+                name="score_largest_budget",
+            ),
+        ]
+    )
+    cases = {str(m): f"exploration.m_{m}" for m in budgets}
+    placed = [_train_on_first(m, cases[str(m)]) for m in budgets]
+    return sum(placed, draw) + _conclude("exploration", cases)
+
+
+def _train_on_first(m: int, namespace: str) -> Pipeline:
+    head = node(
+        bind(take_first, samples_per_prompt=m),
+        "all_scored_samples",
+        "scored_samples",
+        name="take_first",
+    )
+    return Pipeline(
+        Pipeline([head]) + create_maximization(1),
+        namespace=namespace,
+        inputs={name: name for name in TRAINED_BY}
+        | {
+            "all_scored_samples": "exploration.scored_samples",
+            "sampling_figures": "exploration.sampling_figures",
+            "policy": "policy_0",
+            "sft_policy": "policy_0",
+        },
+        outputs={"next_policy": f"{namespace}.policy_1"},
+        parameters=MAXIMIZATION,
+    ) + _evaluate(f"{namespace}.evaluation", f"{namespace}.policy_1")
+
+
+def create_starts(n_iterations: int) -> Pipeline:
+    """Return the experiment on what the last iteration's M-step starts from."""
+    last = f"iteration_{n_iterations}"
+    placed = [
+        Pipeline(
+            create_maximization(n_iterations, start=start),
+            namespace=f"starts.{start}",
+            inputs={name: name for name in TRAINED_BY}
+            | {
+                "scored_samples": f"{last}.scored_samples",
+                "sampling_figures": f"{last}.sampling_figures",
+                "policy": f"policy_{n_iterations - 1}",
+                "sft_policy": "policy_0",
+            },
+            outputs={"next_policy": f"starts.{start}.policy_{n_iterations}"},
+            parameters=MAXIMIZATION,
+        )
+        + _evaluate(f"starts.{start}.evaluation", f"starts.{start}.policy_{n_iterations}")
+        for start in STARTS
+    ]
+    cases = {start: f"starts.{start}" for start in STARTS}
+    return sum(placed, Pipeline([])) + _conclude("starts", cases)
+
+
+def create_shuffled_profiles(n_iterations: int, shares: Sequence[float]) -> Pipeline:
+    """Return the experiment on profiles: SFT and the last policy, read with other users' documents.
+
+    Raises:
+        ValueError: a share is not in (0, 1].
+    """
+    if not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"experiments.shares={list(shares)} must be above 0 and at most 1")
+    policies = {"sft": "policy_0", "rest_pg": f"policy_{n_iterations}"}
+    placed, cases = Pipeline([]), {}
+    for share in (0.0, *shares):
+        group = f"shuffled_profiles.share_{round(100 * share)}"
+        placed += _read_with_shuffled_profiles(group, share)
+        for system, policy in policies.items():
+            case = f"{group}.{system}"
+            cases[f"{system}_{round(100 * share)}"] = case
+            own = {name: f"{group}.{name}" for name in ("prompts", "profiles")}
+            placed += _evaluate(f"{case}.evaluation", policy, **own)
+    return placed + _conclude("shuffled_profiles", cases)
+
+
+def _read_with_shuffled_profiles(group: str, share: float) -> Pipeline:
+    return Pipeline(
+        [
+            node(
+                bind(shuffle_profiles, share=share),
+                ["examples", "params:seed"],
+                "shuffled_examples",
+                name="shuffle_profiles",
+            ),
+            node(
+                retrieve_profiles,
+                ["shuffled_examples", "retriever", "params:retrieval"],
+                "profiles",
+                name="retrieve_profiles",
+            ),
+            node(
+                create_prompts,
+                [
+                    *("shuffled_examples", "profiles", "base_policy", "response_template"),
+                    *("params:response_format", "params:prompt"),
+                ],
+                ["prompts", "prompt_figures"],
+                name="create_prompts",
+            ),
+        ],
+        namespace=group,
+        inputs={"examples", "retriever", "base_policy", "response_template"},
+        parameters={"seed", "retrieval", "response_format", "prompt"},
+    )
+
+
+def _evaluate(
+    namespace: str, policy: str, prompts: str = "prompts", profiles: str = "profiles"
+) -> Pipeline:
+    return Pipeline(
+        create_system(None),
+        namespace=namespace,
+        inputs={name: name for name in EVALUATED_BY}
+        | {"policy": policy, "prompts": prompts, "profiles": profiles},
+        parameters=EVALUATION,
+    )
+
+
+def _conclude(experiment: str, cases: dict[str, str]) -> Pipeline:
+    metrics = {f"case_{case}": f"{place}.evaluation.metrics" for case, place in cases.items()}
+    return Pipeline(
+        [
+            node(
+                create_table,
+                {"params": "params:evaluation", "seed": "params:seed"} | metrics,
+                f"{experiment}_table",
+                name=f"create_{experiment}_table",
+            ),
+            node(
+                bind(plot_table, experiment=experiment),
+                f"{experiment}_table",
+                f"{experiment}_plot",
+                name=f"plot_{experiment}",
+            ),
+        ]
+    )

@@ -1,0 +1,137 @@
+import pandas as pd
+import pytest
+from conftest import document, example
+
+from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.pipelines.evaluation.nodes import METRICS
+from rest_pg.pipelines.experiments import (
+    create_exploration,
+    create_shuffled_profiles,
+    create_starts,
+)
+from rest_pg.pipelines.experiments.nodes import (
+    COLUMNS,
+    create_table,
+    plot_table,
+    shuffle_profiles,
+    take_first,
+)
+from rest_pg.records import Sample, Score, ScoredSample
+
+PARAMS = EvaluationParams(
+    samples_per_prompt=1,
+    decoding=Decoding(temperature=0.7, top_p=1, max_new_tokens=8),
+    n_bootstrap=200,
+)
+
+
+def scored(example_id: str, index: int) -> ScoredSample:
+    sample = Sample(
+        example_id=example_id,
+        sample_index=index,
+        text="",
+        reasoning_path="",
+        response="x",
+        malformed="",
+        finished=True,
+        n_tokens=1,
+    )
+    return ScoredSample(sample=sample, score=Score(reward=0.5))
+
+
+def test_a_smaller_budget_is_the_head_of_a_larger_one() -> None:
+    drawn = [scored(e, i) for e in "ab" for i in range(4)]
+    kept = take_first(drawn, samples_per_prompt=2)
+    assert [(s.sample.example_id, s.sample.sample_index) for s in kept] == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 0),
+        ("b", 1),
+    ]
+
+
+def held_out() -> list:
+    return [
+        example(
+            10 * n + i,
+            user_id=user,
+            split=split,
+            profile=(document(1, f"by {user}", user),),
+        )
+        for split in ("train", "validation", "test")
+        for n, user in enumerate((f"{split}-a", f"{split}-b", f"{split}-c"))
+        for i in range(2)
+    ]
+
+
+@pytest.mark.parametrize(("share", "replaced"), [(0.0, 0), (0.5, 6), (1.0, 12)])
+def test_profiles_of_others_take_the_place_of_own_ones(share: float, replaced: int) -> None:
+    examples = held_out()
+    shuffled = shuffle_profiles(examples, 7, share=share)
+    assert {e.split for e in shuffled} == {"validation", "test"}
+    foreign = [e for e in shuffled if e.profile[0].user_id != e.user_id]
+    assert len(foreign) == replaced
+    # from the same split: nobody reads what the policy was trained on
+    assert all(e.profile[0].user_id.startswith(e.split) for e in foreign)
+    everything = {e.example_id: e for e in shuffle_profiles(examples, 7, share=1.0)}
+    assert all(everything[e.example_id] == e for e in foreign)
+
+
+def test_one_user_has_nobody_to_exchange_with() -> None:
+    alone = [example(1, split="validation"), example(2, split="test")]
+    with pytest.raises(ValueError, match="hold out more users"):
+        shuffle_profiles(alone, 7, share=1.0)
+
+
+def test_each_case_is_trained_from_what_it_names() -> None:
+    exploration = create_exploration([1, 4])
+    produced = {name: node for node in exploration.nodes for name in node.outputs}
+    # drawn once, for both
+    assert sum(n.name.endswith("sample_largest_budget") for n in exploration.nodes) == 1
+    for m in (1, 4):
+        head = produced[f"exploration.m_{m}.scored_samples"]
+        assert head.inputs == ["exploration.scored_samples"]
+        assert head.func.keywords == {"samples_per_prompt": m}
+        assert f"exploration.m_{m}.policy_1" in produced
+    starts = create_starts(3)
+    produced = {name: node for node in starts.nodes for name in node.outputs}
+    for start in ("base", "sft", "previous"):
+        trained = produced[f"starts.{start}.policy_3"]
+        assert trained.func.keywords == {"start": start}
+        assert {"base_policy", "policy_0", "policy_2"} <= set(trained.inputs)
+    shuffled = create_shuffled_profiles(2, [1.0])
+    tables = [n for n in shuffled.nodes if n.outputs == ["shuffled_profiles_table"]]
+    metrics = {i for i in tables[0].inputs if i.endswith("metrics")}
+    assert metrics == {
+        f"shuffled_profiles.share_{share}.{system}.evaluation.metrics"
+        for share in (0, 100)
+        for system in ("sft", "rest_pg")
+    }
+
+
+@pytest.mark.parametrize("budgets", [[], [4, 2], [0, 1], [2, 2]])
+def test_budgets_must_rise(budgets: list[int]) -> None:
+    with pytest.raises(ValueError, match="must rise"):
+        create_exploration(budgets)
+
+
+def test_shares_are_shares() -> None:
+    with pytest.raises(ValueError, match=r"shares=\[50\]"):
+        create_shuffled_profiles(1, [50])
+
+
+def test_table_and_plot() -> None:
+    rows = [
+        {"example_id": f"{split}{i}", "user_id": f"u{i}", "split": split}
+        | dict.fromkeys(METRICS, 0.0)
+        | {"reward": reward}
+        for split in ("validation", "test")
+        for i, reward in enumerate((0.2, 0.4))
+    ]
+    table = create_table(PARAMS, 7, case_8=pd.DataFrame(rows))
+    assert list(table.columns) == COLUMNS
+    row = table.set_index(["case", "split", "metric"]).loc[("8", "test", "reward")]
+    assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx((0.3, 0.2, 0.4))
+    figure = plot_table(table, experiment="exploration")
+    assert [trace.name for trace in figure.data] == ["test", "validation", "paper (its judge)"]
+    assert figure.data[0].y == pytest.approx((0.3,))
