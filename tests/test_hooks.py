@@ -1,6 +1,6 @@
 import mlflow
 import pytest
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
 from rest_pg import hooks
@@ -79,7 +79,8 @@ def test_a_threshold_that_keeps_nothing_is_refused_before_any_work(
         threshold=threshold, relative_to=relative_to, max_per_prompt=1, weighting="uniform"
     )
     catalog = DataCatalog()
-    catalog["reward"], catalog["params:selection"] = judge, selection
+    catalog["reward"] = MemoryDataset(judge, copy_mode="assign")
+    catalog["params:selection"] = selection
     pipeline = Pipeline([node(lambda r, s: r, ["reward", "params:selection"], "x", name="n")])
     if refused:
         with pytest.raises(ValueError, match=r"threshold=1.0 can keep nothing.*argmax"):

@@ -6,7 +6,7 @@ A source yields raw records as it finds them, each with its place; judging them 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,12 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
     Records are read one at a time, however large a file is. Each gets ``source`` and ``split``.
     """
 
-    SPLITS = ("train", "val", "test")
+    SPLITS: Mapping[str, tuple[str, ...]] = {
+        "train": ("train",),
+        "val": ("val", "validation", "dev"),
+        "test": ("test",),
+    }
+    """A split, and what its file may be called."""
     FORMATS = (".jsonl", ".json", ".parquet")
 
     def __init__(
@@ -138,16 +143,17 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
         return self._stream()
 
     def _find(self, directory: Path, split: str) -> Path:
-        for suffix in self.FORMATS:
-            if (path := directory / f"{split}{suffix}").is_file():
-                return path
+        for name in self.SPLITS[split]:
+            for suffix in self.FORMATS:
+                if (path := directory / f"{name}{suffix}").is_file():
+                    return path
         raise DatasetError(
             f"{directory} holds no {split}{self.FORMATS[0]} (nor {', '.join(self.FORMATS[1:])}): put "
             "LongLaMP's three splits in it, or name another directory with --params longlamp_path=DIR"
         )
 
     def _read(self, files: list[Path]) -> Iterator[RawRecord]:
-        readers = {".jsonl": _lines, ".json": _items, ".parquet": _rows}
+        readers = {".jsonl": _lines, ".json": _json, ".parquet": _rows}
         for split, path in zip(self.SPLITS, files, strict=True):
             for source, record in readers[path.suffix](path):
                 yield {**record, "source": source, "split": split}
@@ -184,6 +190,13 @@ def _lines(path: Path) -> Iterator[tuple[str, RawRecord]]:
                     yield source, _as_record(json.loads(line))
                 except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
                     yield source, {"unreadable": str(error)}
+
+
+def _json(path: Path) -> Iterator[tuple[str, RawRecord]]:
+    """Read a file called .json: one array, or JSON Lines all the same."""
+    with path.open("rb") as file:
+        first = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    return _lines(path) if first == b"{" else _items(path)
 
 
 def _items(path: Path) -> Iterator[tuple[str, RawRecord]]:

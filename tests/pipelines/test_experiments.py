@@ -53,12 +53,12 @@ def test_a_smaller_budget_is_the_head_of_a_larger_one() -> None:
 def held_out() -> list:
     return [
         example(
-            10 * n + i,
+            100 * s + 10 * n + i,
             user_id=user,
             split=split,
             profile=(document(1, f"by {user}", user),),
         )
-        for split in ("train", "validation", "test")
+        for s, split in enumerate(("train", "validation", "test"))
         for n, user in enumerate((f"{split}-a", f"{split}-b", f"{split}-c"))
         for i in range(2)
     ]

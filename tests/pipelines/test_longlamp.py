@@ -79,6 +79,14 @@ def _records() -> list[dict[str, Any]]:
     ]
 
 
+def test_files_by_other_names_and_lines_called_json(tmp_path: Path) -> None:
+    directory = write(tmp_path, ".jsonl")
+    (directory / "val.jsonl").rename(directory / "validation.json")
+    (directory / "test.jsonl").rename(directory / "test.json")
+    examples, _ = read_examples(LongLampDataset(path=str(directory)).load(), PARAMS, "stop", seed=7)
+    assert sorted(e.user_id for e in examples if e.split != "train") == ["cat", "dan"]
+
+
 def test_the_seed_draws_and_the_limit_bounds() -> None:
     many = [abstract(f"u{i}") | {"split": "train", "source": str(i)} for i in range(50)]
     drawn = [{e.user_id for e in read_records(many, PARAMS, seed)[0]} for seed in range(5)]

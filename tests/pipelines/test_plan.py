@@ -79,7 +79,7 @@ def test_the_embedded_default_is_planned_without_a_judge() -> None:
 
 
 def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"sizes of 'no/such'.*plan.policy"):
+    with pytest.raises(ValueError, match=r"sizes of 'no/such'[\s\S]*plan.policy"):
         plan_of("local", policy="no/such")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 0))
