@@ -5,7 +5,7 @@ ENV ?= base
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test lint e2e bench ui viz clean
+.PHONY: run test lint e2e study bench ui viz clean
 .DEFAULT_GOAL := run
 
 .venv/installed: pyproject.toml requirements-models.txt
@@ -28,6 +28,10 @@ lint: .venv/installed
 # the whole method through the real command line, on short passages
 e2e: .venv/installed
 	HF_HUB_OFFLINE=1 $(BIN)/kedro run --env tests $(ARGS)
+
+# the paper's systems and their controls, on the same data (about 45 minutes per training seed)
+study: .venv/installed
+	$(BIN)/kedro run --pipelines study $(ARGS)
 
 # against transformers, TRL and vLLM (its own environment, made at first use); PARTS="judging training"
 bench: .venv/installed

@@ -63,12 +63,12 @@ class ExampleParams(Params):
 class LongLampParams(Params):
     """Which of LongLaMP's records become examples, and how much of each profile is kept."""
 
-    task: Literal["abstract_generation", "product_review", "topic_writing"]
-    """Names the fields of a record."""
+    task: Literal["abstract_generation", "product_review", "topic_writing", "mixed"]
+    """Names the fields of a record; mixed: each record says its own, as the catalog names them."""
     setting: Literal["user", "temporal"]
     """user: no user may be in two splits. temporal: users are in all three."""
     max_examples: dict[Literal["train", "validation", "test"], int]
-    """Examples per split at most, drawn by seed (the paper: all)."""
+    """Examples per task and split at most, drawn by seed (the paper: all)."""
     max_profile_size: int = Field(ge=1)
     """Documents of a profile at most, drawn by seed (the paper: all)."""
     max_document_words: int = Field(ge=1)

@@ -11,7 +11,7 @@ import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import CatalogProtocol
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
@@ -46,7 +46,7 @@ class ParametersHook:
         pipelines.configure(f"{PACKAGE_NAME}.pipeline_registry")
 
     @hook_impl
-    def after_catalog_created(self, catalog: CatalogProtocol[Any]) -> None:
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
         """Put each training seed of the study where its namespace looks for it."""
         for seed in (RunParameters.values or {}).get("study", {}).get("seeds", ()):
             catalog[f"params:study_seeds.{seed}"] = seed
@@ -70,7 +70,7 @@ class SelectionHook:
     """Refuses a threshold that no sample can reach under the reward at hand, before any work."""
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol[Any]) -> None:
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Raise ``ValueError`` if self-training could keep nothing."""
         if not {"reward", "params:selection"} <= pipeline.inputs():
             return

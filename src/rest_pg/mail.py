@@ -79,9 +79,9 @@ class MailDataset(AbstractDataset[None, list[dict[str, Any]]]):
 def _read_mbox(path: Path) -> Iterator[dict[str, Any]]:
     box = mailbox.mbox(path, create=False)
     try:
-        for key in box.iterkeys():
+        for number, key in enumerate(box.iterkeys(), start=1):
             message = message_from_bytes(box.get_bytes(key), policy=policy.default)
-            yield read_message(message, f"{path}, message {key + 1}", f"{path.stem}-{key + 1}")
+            yield read_message(message, f"{path}, message {number}", f"{path.stem}-{number}")
     finally:
         box.close()
 

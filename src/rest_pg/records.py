@@ -60,6 +60,8 @@ class Example:
     """y: the text that the user really wrote. It never reaches a generation prompt."""
     profile: tuple[Document, ...]
     """P_u: other documents by the same user; the reference is not among them."""
+    task: str = ""
+    """Where several tasks are mixed, the one that this example is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class Prompt:
     """Documents that reached the prompt, whole or in part."""
     n_words_cut: int
     """Words of the retrieved documents that the token budget kept out."""
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

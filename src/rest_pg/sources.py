@@ -117,16 +117,28 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
     FORMATS = (".jsonl", ".json", ".parquet")
 
     def __init__(
-        self, *, path: str, name: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        path: str | None = None,
+        name: str | None = None,
+        tasks: dict[str, dict[str, str]] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Read a directory, or the configuration ``name`` of a hub id.
+        """Read a directory, or the configuration ``name`` of a hub id; or several of them, mixed.
 
         Args:
             path: a directory that holds ``train``, ``val`` and ``test`` as .jsonl, .json or .parquet;
                 or, if there is no such directory, a hub id.
             name: of the hub's configuration, such as ``abstract_generation_user``.
+            tasks: ``path`` and ``name`` of each task, by the task's name (``longlamp.task: mixed``).
             metadata: Kedro's.
+
+        Raises:
+            ValueError: neither or both of ``path`` and ``tasks`` are given.
         """
+        if (path is None) == (tasks is None):
+            raise ValueError(f"one of path={path!r} and tasks={tasks!r} must be given: name it")
+        self._tasks = tasks
         self._path, self._name = path, name
         self.metadata = metadata
 
@@ -136,11 +148,19 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
         Raises:
             DatasetError: the directory lacks a split, or the hub has no such data set.
         """
-        directory = Path(self._path)
+        if self._tasks is None:
+            return self._of(str(self._path), self._name)
+        return (
+            {**record, "task": task}
+            for task, place in self._tasks.items()
+            for record in self._of(place["path"], place.get("name"))
+        )
+
+    def _of(self, path: str, name: str | None) -> Iterator[RawRecord]:
+        directory = Path(path)
         if directory.is_dir():
-            files = [self._find(directory, split) for split in self.SPLITS]
-            return self._read(files)
-        return self._stream()
+            return self._read([self._find(directory, split) for split in self.SPLITS])
+        return self._stream(path, name)
 
     def _find(self, directory: Path, split: str) -> Path:
         for name in self.SPLITS[split]:
@@ -158,24 +178,24 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
             for source, record in readers[path.suffix](path):
                 yield {**record, "source": source, "split": split}
 
-    def _stream(self) -> Iterator[RawRecord]:
+    def _stream(self, path: str, name: str | None) -> Iterator[RawRecord]:
         for split in self.SPLITS:
             try:
-                rows = load_dataset(self._path, self._name, split=split, streaming=True)
+                rows = load_dataset(path, name, split=split, streaming=True)
             except (OSError, ValueError) as error:
                 raise DatasetError(
-                    f"{self._path} is no directory here, and as a hub id with the configuration "
-                    f"{self._name} it can't be read: {error}"
+                    f"{path} is no directory here, and as a hub id with the configuration "
+                    f"{name} it can't be read: {error}"
                 ) from error
             for number, row in enumerate(rows, start=1):
-                yield {**row, "source": f"{self._path}, {split} {number}", "split": split}
+                yield {**row, "source": f"{path}, {split} {number}", "split": split}
 
     def save(self, data: None) -> None:
         """Refuse: raw data is read-only."""
         raise DatasetError(f"{self._path} is raw data and is never written")
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": self._path, "name": self._name}
+        return {"path": self._path, "name": self._name, "tasks": self._tasks}
 
     def _exists(self) -> bool:
         return True

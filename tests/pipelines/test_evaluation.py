@@ -23,7 +23,13 @@ PARAMS = EvaluationParams(
 
 def table(rewards: list[float]) -> pd.DataFrame:
     rows = [
-        {"example_id": f"e{i}", "sample_index": 0, "user_id": f"u{i // 2}", "split": "test"}
+        {
+            "example_id": f"e{i}",
+            "sample_index": 0,
+            "user_id": f"u{i // 2}",
+            "split": "test",
+            "task": "",
+        }
         | dict.fromkeys(METRICS, 0.0)
         | {"reward": reward}
         for i, reward in enumerate(rewards)
@@ -67,6 +73,15 @@ def test_results_pair_each_system_with_sft() -> None:
     again = create_results(PARAMS, 7, base=table(sft), sft=table(sft), iteration_1=table(later))
     pd.testing.assert_frame_equal(results, again)
     assert "improves on SFT on 2 held-out users: +0.1000" in state_result(results)
+
+
+def test_mixed_tasks_have_results_of_their_own() -> None:
+    measured = table([0.1, 0.5, 0.2, 0.9])
+    measured["task"] = ["review", "review", "topic", "topic"]
+    rows = create_results(PARAMS, 7, sft=measured).set_index(["split", "metric"])["mean"]
+    assert rows["test", "reward"] == pytest.approx(0.425)
+    assert rows["test:review", "reward"] == pytest.approx(0.3)
+    assert rows["test:topic", "reward"] == pytest.approx(0.55)
 
 
 def test_improvement_is_not_claimed_across_zero() -> None:

@@ -122,7 +122,7 @@ def test_shares_are_shares() -> None:
 
 def test_table_and_plot() -> None:
     rows = [
-        {"example_id": f"{split}{i}", "user_id": f"u{i}", "split": split}
+        {"example_id": f"{split}{i}", "user_id": f"u{i}", "split": split, "task": ""}
         | dict.fromkeys(METRICS, 0.0)
         | {"reward": reward}
         for split in ("validation", "test")

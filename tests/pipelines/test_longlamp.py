@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,33 @@ def test_files_by_other_names_and_lines_called_json(tmp_path: Path) -> None:
     (directory / "test.jsonl").rename(directory / "test.json")
     examples, _ = read_examples(LongLampDataset(path=str(directory)).load(), PARAMS, "stop", seed=7)
     assert sorted(e.user_id for e in examples if e.split != "train") == ["cat", "dan"]
+
+
+def test_tasks_are_mixed_and_keep_their_users_apart(tmp_path: Path) -> None:
+    places = {}
+    for task in ("abstract_generation", "topic_writing"):
+        (tmp_path / task).mkdir()
+        write(tmp_path / task, ".jsonl")
+        places[task] = {"path": str(tmp_path / task)}
+    for path in (tmp_path / "topic_writing").iterdir():
+        text = path.read_text().replace('"name"', '"author"').replace('"abstract":', '"content":')
+        path.write_text(text)
+    mixed = PARAMS.model_copy(update={"task": "mixed"})
+    examples, _ = read_examples(LongLampDataset(tasks=places).load(), mixed, "stop", seed=7)
+    assert Counter((e.split, e.task) for e in examples) == {
+        ("train", "abstract_generation"): 2,
+        ("train", "topic_writing"): 2,
+        **{(s, t): 1 for s in ("validation", "test") for t in places},
+    }
+    assert {e.user_id for e in examples if e.split == "test"} == {
+        "abstract_generation/dan",
+        "topic_writing/dan",
+    }
+    raw = ({**r, "task": "email"} for r in LongLampDataset(path=str(tmp_path / task)).load())
+    with pytest.raises(ValueError, match="of the task 'email'"):
+        read_examples(raw, mixed, "stop", seed=7)
+    with pytest.raises(ValueError, match="must be given"):
+        LongLampDataset()
 
 
 def test_the_seed_draws_and_the_limit_bounds() -> None:

@@ -12,6 +12,7 @@ from rest_pg.pipelines.study.nodes import (
     CONTRAST_COLUMNS,
     STUDY_COLUMNS,
     compare_systems,
+    count_costs,
     create_study_table,
     follow_iterations,
     remove_profiles,
@@ -24,12 +25,19 @@ PARAMS = EvaluationParams(
     decoding=Decoding(temperature=0.7, top_p=1, max_new_tokens=8),
     n_bootstrap=200,
 )
+COSTS = {"samples": 4, "tokens": 200, "seconds": 10.0, "tokens_per_second": 20.0}
 SFT = [0.1, 0.5, 0.2, 0.9]
 
 
 def measured(rewards: list[float]) -> pd.DataFrame:
     rows = [
-        {"example_id": f"{split}{i}", "sample_index": 0, "user_id": f"u{i // 2}", "split": split}
+        {
+            "example_id": f"{split}{i}",
+            "sample_index": 0,
+            "user_id": f"u{i // 2}",
+            "split": split,
+            "task": "",
+        }
         | dict.fromkeys(COMPARED, 0.0)
         | {"reward": reward}
         for split in ("validation", "test")
@@ -83,6 +91,18 @@ def test_iterations_are_followed_by_system() -> None:
     test = table[table["split"] == "test"]
     assert test[["system", "iteration"]].to_numpy().tolist() == [["rest_pg", 0], ["rest_pg", 1]]
     assert test["mean"].tolist() == pytest.approx([0.425, 0.525])
+
+
+def test_costs_per_answer() -> None:
+    (row,) = count_costs(rest_pg__7=COSTS).to_dict("records")
+    assert row == {
+        "system": "rest_pg",
+        "training_seed": 7,
+        "answers": 4,
+        "tokens_per_answer": 50,
+        "seconds_per_answer": 2.5,
+        "tokens_per_second": 20,
+    }
 
 
 def test_every_system_is_wired_to_its_own_start() -> None:
@@ -168,6 +188,7 @@ def test_the_report_states_shows_and_escapes() -> None:
         create_study_table(PARAMS, 7, **metrics()),
         compare_systems(PARAMS, 7, **metrics()),
         follow_iterations(PARAMS, 7, **curves),
+        count_costs(rest_pg__7=COSTS),
         describe_data([example(i, split=s) for i, s in enumerate(("train", "validation", "test"))]),
         [example(1, split="test")],
         [Profile(example_id="e1", documents=())],

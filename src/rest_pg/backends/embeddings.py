@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -55,7 +56,7 @@ class Embedder:
                 flat,
                 batch_size=self._batch_size,
                 normalize_embeddings=self._normalize,
-                show_progress_bar=len(flat) > 8 * self._batch_size,
+                show_progress_bar=len(flat) > 8 * self._batch_size and sys.stderr.isatty(),
             )
             ends = np.cumsum([len(group) for group in chunks])[:-1]
             self._chunk_vectors.update(zip(new, np.split(vectors, ends), strict=True))

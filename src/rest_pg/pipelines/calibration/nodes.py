@@ -90,7 +90,9 @@ def attack_reward(
     """
     chosen = [e for e in examples if e.split == "validation"][: params.attacked_examples]
     generator = np.random.default_rng(seed)
-    samples, targets, cases = [], {}, []
+    samples: list[Sample] = []
+    targets: dict[str, Target] = {}
+    cases: list[tuple[str, Example]] = []
     for example in chosen:
         honest = example.profile[int(generator.integers(len(example.profile)))].text
         targets[example.example_id] = Target(input=example.input, reference=example.reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,13 +78,14 @@ def read_records(
         Examples by split and number; and what was left out.
     """
     counts = Counts()
-    drawn: dict[Split, list[tuple[float, int, Example]]] = {s: [] for s in SPLIT_NAMES.values()}
-    numbers = dict.fromkeys(drawn, 0)
+    drawn: dict[tuple[str, Split], list[tuple[float, int, Example]]] = {}
+    numbers: Counter[tuple[str, Split]] = Counter()
     for record in records:
         counts.records += 1
-        split = SPLIT_NAMES[record["split"]]
-        numbers[split] += 1
-        problem = check_record(record, TASKS[params.task])
+        task, split = task_of(record, params), SPLIT_NAMES[record["split"]]
+        place = (task, split)
+        numbers[place] += 1
+        problem = check_record(record, TASKS[task])
         if problem:
             counts.rejected.append(problem)
             continue
@@ -91,21 +93,40 @@ def read_records(
             counts.too_long += 1
             continue
         # the smallest keys win; the heap's first item is the largest of them
-        key = random_for(seed, "longlamp", split, numbers[split]).random()
-        kept, size = drawn[split], params.max_examples.get(split, 0)
+        key = random_for(seed, "longlamp", split, numbers[place]).random()
+        kept, size = drawn.setdefault(place, []), params.max_examples.get(split, 0)
         if size == 0 or (len(kept) == size and -kept[0][0] <= key):
             continue
-        example = _to_example(record, numbers[split], params, seed, counts)
+        example = _to_example(record, numbers[place], params, seed, counts)
         if example is None:
             counts.empty_profiles += 1
             continue
-        item = (-key, numbers[split], example)
+        item = (-key, numbers[place], example)
         heapq.heappush(kept, item) if len(kept) < size else heapq.heapreplace(kept, item)
     return [
         example
-        for kept in drawn.values()
+        for _, kept in sorted(
+            drawn.items(), key=lambda d: list(SPLIT_NAMES.values()).index(d[0][1])
+        )
         for _, _, example in sorted(kept, key=lambda item: item[1])
     ], counts
+
+
+def task_of(record: Mapping[str, Any], params: LongLampParams) -> str:
+    """Return the task that names a record's fields.
+
+    Raises:
+        ValueError: tasks are mixed, and the record's is none of LongLaMP's.
+    """
+    if params.task != "mixed":
+        return params.task
+    task = str(record.get("task", ""))
+    if task not in TASKS:
+        raise ValueError(
+            f"longlamp.task=mixed, and a record of {record['source']} is of the task {task!r}: name "
+            f"raw_examples.tasks in the catalog by {', '.join(TASKS)}"
+        )
+    return task
 
 
 def check_record(record: dict[str, Any], task: Task) -> RejectedRecord | None:
@@ -136,14 +157,20 @@ def check_record(record: dict[str, Any], task: Task) -> RejectedRecord | None:
 def _to_example(
     record: dict[str, Any], number: int, params: LongLampParams, seed: int, counts: Counts
 ) -> Example | None:
-    task, split = TASKS[params.task], SPLIT_NAMES[record["split"]]
-    example_id, user = f"{params.task}-{split}-{number}", record[task.user].strip()
+    name, split = task_of(record, params), SPLIT_NAMES[record["split"]]
+    task = TASKS[name]
+    example_id, user = f"{name}-{split}-{number}", record[task.user].strip()
+    mixed = params.task == "mixed"
+    if mixed:  # tasks name their users independently
+        user = f"{name}/{user}"
     reference = record["output"].strip()
     order = list(range(len(record["profile"])))
     random_for(seed, "profile", example_id).shuffle(order)
     kept: dict[int, Document] = {}
     for place in order:
-        document = _to_document(record["profile"][place], place, example_id, user, params, counts)
+        document = _to_document(
+            record["profile"][place], place, example_id, user, task, params, counts
+        )
         if document is None:
             continue
         if " ".join(reference.split()) in " ".join(document.text.split()):
@@ -163,6 +190,7 @@ def _to_example(
         query=(behind if found and behind.strip() else record["input"]).strip(),
         reference=reference,
         profile=tuple(kept[place] for place in sorted(kept)),
+        task=name if mixed else "",
     )
 
 
@@ -171,10 +199,10 @@ def _to_document(
     place: int,
     example_id: str,
     user: str,
+    task: Task,
     params: LongLampParams,
     counts: Counts,
 ) -> Document | None:
-    task = TASKS[params.task]
     text, cut = _cut(_first(item, task.text), params.max_document_words)
     if not text.strip() or not _is_unicode(text):
         return None

@@ -16,17 +16,20 @@ NEAR_COPY = 0.5
 
 
 def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
-    """Describe each split: one row, with medians and 90th percentiles of sizes and lengths.
+    """Describe each split, and each task in it: one row, with medians and 90th percentiles of sizes and lengths.
 
     ``duplicates`` counts references that occur more than once in the split, and ``near_copies``
     examples whose profile holds most of their reference: both would flatter a system that copies.
     """
     rows = []
-    for split in SPLITS:
-        own = [example for example in examples if example.split == split]
+    tasks = sorted({example.task for example in examples})
+    for split, task in [(s, t) for s in SPLITS for t in tasks]:
+        own = [example for example in examples if (example.split, example.task) == (split, task)]
+        if not own:
+            continue
         references = [" ".join(e.reference.split()) for e in own]
         row: dict[str, object] = {
-            "split": split,
+            "split": f"{split}:{task}" if task else split,
             "users": len({e.user_id for e in own}),
             "examples": len(own),
             "duplicates": len(references) - len(set(references)),

@@ -93,6 +93,7 @@ def measure_samples(
                 "sample_index": sample.sample_index,
                 "user_id": prompt.user_id,
                 "split": prompt.split,
+                "task": prompt.task,
                 "reward": scored.score.reward,
                 "malformed": float(bool(sample.malformed)),
                 "unfinished": float(not sample.finished),
@@ -126,7 +127,7 @@ def create_results(params: EvaluationParams, seed: int, **metrics: pd.DataFrame)
         **metrics: what :func:`measure_samples` returned, by system.
     """
     by_example = {
-        system: table.groupby(["split", "user_id", "example_id"])[list(METRICS)].mean()
+        system: with_tasks(table).groupby(["split", "user_id", "example_id"])[list(METRICS)].mean()
         for system, table in metrics.items()
     }
     rows = []
@@ -156,6 +157,14 @@ def create_results(params: EvaluationParams, seed: int, **metrics: pd.DataFrame)
                     }
                 )
     return pd.DataFrame(rows, columns=COLUMNS).round(6)
+
+
+def with_tasks(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Count each sample for its task too, where there are several: in a split ``test:<task>``."""
+    if metrics["task"].nunique() < 2:
+        return metrics
+    own = metrics.assign(split=metrics["split"] + ":" + metrics["task"])
+    return pd.concat([metrics, own], ignore_index=True)
 
 
 def log_results(results: pd.DataFrame, report: str) -> None:

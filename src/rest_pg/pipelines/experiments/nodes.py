@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from rest_pg.config import EvaluationParams
 from rest_pg.pipelines.data_ingestion.examples import random_for
-from rest_pg.pipelines.evaluation.nodes import METRICS
+from rest_pg.pipelines.evaluation.nodes import METRICS, with_tasks
 from rest_pg.pipelines.evaluation.report import COLORS, style
 from rest_pg.records import Example, ScoredSample
 from rest_pg.statistics import bootstrap_mean
@@ -80,7 +80,7 @@ def create_table(params: EvaluationParams, seed: int, **metrics: pd.DataFrame) -
     """
     rows: list[dict[str, Any]] = []
     for name, table in metrics.items():
-        means = table.groupby(["split", "user_id", "example_id"])[list(METRICS)].mean()
+        means = with_tasks(table).groupby(["split", "user_id", "example_id"])[list(METRICS)].mean()
         for split, own in means.groupby(level="split"):
             users = own.index.get_level_values("user_id").to_numpy(dtype="str")
             for metric in METRICS:

@@ -59,7 +59,7 @@ def create_plan(
     judge = None if plan.judge is None else ModelSize.of(_configuration(plan.judge))
     _check_disk(policy, n_iterations)
     train, held_out = plan.examples["train"], plan.examples["validation"] + plan.examples["test"]
-    sizes: dict[str, int] = {"prompt": prompt.max_tokens, "output": plan.output_tokens}
+    sizes: dict[str, Any] = {"prompt": prompt.max_tokens, "output": plan.output_tokens}
     kept = min(selection.max_per_prompt, expectation.samples_per_prompt)
     static = 2 * plan.output_tokens + prompt.max_tokens // 8
     rows = [_train("sft", policy, sft, train, 1, sizes)]
@@ -113,15 +113,18 @@ def _configuration(model: str | dict[str, Any]) -> PretrainedConfig:
     if isinstance(model, dict):
         return PretrainedConfig(**model)
     try:
+        config: PretrainedConfig
         if model == EMBEDDED:
             file = embedded_file()
-            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        return AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        else:
+            config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the sizes of {model!r} can't be read: {error} State them in plan.policy or plan.judge, "
             "by the names of a model's config.json."
         ) from error
+    return config
 
 
 def _train(
@@ -130,7 +133,7 @@ def _train(
     params: TrainingParams,
     n: int,
     k: int,
-    sizes: dict[str, int],
+    sizes: dict[str, Any],
 ) -> dict[str, Any]:
     epochs = params.epochs
     if params.max_steps is not None:
@@ -146,7 +149,7 @@ def _train(
     }
 
 
-def _sample(stage: str, size: ModelSize, n: int, m: int, sizes: dict[str, int]) -> dict[str, Any]:
+def _sample(stage: str, size: ModelSize, n: int, m: int, sizes: dict[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage,
         "prompts": n,
@@ -162,7 +165,7 @@ def _judge(
 ) -> dict[str, Any]:
     if size is None:
         return {}
-    given = {"n": n, "m": m, "static": static, "output": output}
+    given: dict[str, Any] = {"n": n, "m": m, "static": static, "output": output}
     return {
         "stage": stage,
         "prompts": n,

@@ -62,6 +62,7 @@ def create_prompts(
                 n_tokens=fitted.n_tokens,
                 n_documents=fitted.n_documents,
                 n_words_cut=fitted.n_words_cut,
+                task=example.task,
             )
         )
     figures = _figures(prompts)

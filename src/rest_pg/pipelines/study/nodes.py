@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rest_pg.config import EvaluationParams
-from rest_pg.pipelines.evaluation.nodes import METRICS
+from rest_pg.pipelines.evaluation.nodes import METRICS, with_tasks
 from rest_pg.records import Profile
 from rest_pg.statistics import Estimate, bootstrap_mean, holm, paired_t_test
 
@@ -57,7 +57,7 @@ def create_study_table(
     values = _collect(metrics)
     rows = []
     for metric in COMPARED:
-        for split in ("validation", "test"):
+        for split in _splits(values):
             p_values = _test_all(values, BASELINE, metric, split)
             for system in values:
                 own, users = _of_split(values[system][metric], split)
@@ -78,7 +78,7 @@ def compare_systems(params: EvaluationParams, seed: int, **metrics: pd.DataFrame
     values = _collect(metrics)
     rows = []
     for metric in COMPARED:
-        for split in ("validation", "test"):
+        for split in _splits(values):
             p_values = _test_all(values, METHOD, metric, split)
             method, users = _of_split(values[METHOD][metric], split)
             for system in (s for s in values if s != METHOD):
@@ -108,7 +108,7 @@ def follow_iterations(params: EvaluationParams, seed: int, **metrics: pd.DataFra
     rows = []
     for key, values in _collect(metrics).items():
         system, _, iteration = key.rpartition("__")
-        for split in ("validation", "test"):
+        for split in values["reward"].index.unique("split"):
             own, users = _of_split(values["reward"], split)
             estimate = _estimate(own, users, params, seed)
             rows.append(
@@ -119,12 +119,40 @@ def follow_iterations(params: EvaluationParams, seed: int, **metrics: pd.DataFra
     return pd.DataFrame(rows).round(6)
 
 
+def count_costs(**figures: Mapping[str, float]) -> pd.DataFrame:
+    """Count what an answer costs each system: what reasoning adds in tokens and in time.
+
+    Seconds are those of a full batch, model loading included; a single answer waits longer.
+
+    Args:
+        **figures: ``<system>__<training seed>``: the evaluation's sampling figures.
+    """
+    rows = []
+    for key, own in figures.items():
+        system, _, seed = key.rpartition("__")
+        rows.append(
+            {
+                "system": system,
+                "training_seed": int(seed),
+                "answers": int(own["samples"]),
+                "tokens_per_answer": own["tokens"] / own["samples"],
+                "seconds_per_answer": own["seconds"] / own["samples"],
+                "tokens_per_second": own["tokens_per_second"],
+            }
+        )
+    table = pd.DataFrame(rows).round(3)
+    logger.info("what an answer costs:\n%s", table.to_string(index=False))
+    return table
+
+
 def _collect(metrics: Mapping[str, pd.DataFrame]) -> dict[str, Values]:
     """Lay the measurements out by system and metric, with a column per training seed."""
     by_system: defaultdict[str, dict[str, pd.DataFrame]] = defaultdict(dict)
     for key, table in metrics.items():
         system, _, seed = key.rpartition("__")
-        by_system[system][seed] = table.groupby(KEYS)[list(COMPARED)].mean().sort_index()
+        by_system[system][seed] = (
+            with_tasks(table).groupby(KEYS)[list(COMPARED)].mean().sort_index()
+        )
     return {
         system: {
             metric: pd.DataFrame({seed: table[metric] for seed, table in tables.items()})
@@ -132,6 +160,11 @@ def _collect(metrics: Mapping[str, pd.DataFrame]) -> dict[str, Values]:
         }
         for system, tables in by_system.items()
     }
+
+
+def _splits(values: Mapping[str, Values]) -> list[str]:
+    """Name the splits, and where tasks are mixed each task's part of them."""
+    return list(next(iter(values.values()))["reward"].index.unique("split"))
 
 
 def _of_split(values: pd.DataFrame, split: str) -> tuple[NDArray[np.float64], NDArray[np.str_]]:

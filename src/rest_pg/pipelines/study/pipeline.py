@@ -27,6 +27,7 @@ from rest_pg.pipelines.self_training.pipeline import create_pipeline as create_i
 from rest_pg.pipelines.sft.pipeline import create_template as create_sft
 from rest_pg.pipelines.study.nodes import (
     compare_systems,
+    count_costs,
     create_study_table,
     follow_iterations,
     log_study,
@@ -204,6 +205,11 @@ def _create_comparison(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
         for system, t in final.items()
         for seed in seeds
     }
+    figures = {
+        f"{system}__{seed}": f"seed_{seed}.{system}.evaluation_{t}.sampling_figures"
+        for system, t in final.items()
+        for seed in seeds
+    }
     starts = {"rest_em": "sft", "rest_pg": "sft_reasoning"}
     curves = {
         f"{system}__{t}__{seed}": f"seed_{seed}.{system if t else start}.evaluation_{t}.metrics"
@@ -226,12 +232,14 @@ def _create_comparison(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
                 "study_iterations",
                 name="follow_iterations",
             ),
+            node(count_costs, figures, "study_costs", name="count_costs"),
             node(
                 create_study_report,
                 {
                     "study": "study",
                     "contrasts": "study_contrasts",
                     "iterations": "study_iterations",
+                    "costs": "study_costs",
                     "data_statistics": "data_statistics",
                     "examples": "examples",
                     "profiles": "profiles",

@@ -21,6 +21,7 @@ def create_study_report(
     study: pd.DataFrame,
     contrasts: pd.DataFrame,
     iterations: pd.DataFrame,
+    costs: pd.DataFrame,
     data_statistics: pd.DataFrame,
     examples: Sequence[Example],
     profiles: Sequence[Profile],
@@ -33,6 +34,7 @@ def create_study_report(
         study: a row per system, split and metric.
         contrasts: REST-PG against each other system.
         iterations: the mean reward behind each iteration.
+        costs: tokens and seconds of an answer, by system.
         data_statistics: what the data holds.
         examples: all examples; ten of the test split are shown, drawn by the seed.
         profiles: what was retrieved for them.
@@ -49,6 +51,7 @@ def create_study_report(
         table=_table(study),
         contrasts=_of_test(contrasts, "reward"),
         paper=PAPER,
+        costs=costs.to_dict("records"),
         statistics=data_statistics.to_dict("records"),
         plots={
             "contrasts": plot_contrasts(contrasts).to_json(),
