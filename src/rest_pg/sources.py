@@ -15,6 +15,10 @@ from datasets import load_dataset
 from kedro.io.core import AbstractDataset, DatasetError
 from pyarrow import parquet
 
+BUFFER = 16 * 2**20
+"""Bytes read at once from a JSON array: the parser copies a string anew with each part, and single
+strings are 256 MB long."""
+
 RawRecord = dict[str, Any]
 """``source`` (file and line), ``id`` within it, and what stood there: ``user``, ``text``, ``title``,
 ``date``, or ``unreadable`` with the reason."""
@@ -224,7 +228,9 @@ def _items(path: Path) -> Iterator[tuple[str, RawRecord]]:
     number = 0
     with path.open("rb") as file:
         try:
-            for number, item in enumerate(ijson.items(file, "item", use_float=True), start=1):
+            for number, item in enumerate(
+                ijson.items(file, "item", use_float=True, buf_size=BUFFER), start=1
+            ):
                 yield f"{path}, item {number}", _as_record(item)
         except ijson.JSONError as error:
             yield f"{path}, item {number + 1}", {"unreadable": str(error)}

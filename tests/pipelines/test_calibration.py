@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import document, example
@@ -36,7 +37,14 @@ def test_the_share_of_pairs_won_worked_by_hand(monkeypatch: pytest.MonkeyPatch) 
         # the same number of words everywhere: ties count half
         assert found.loc[("length", against), "auc"] == 0.5
         assert found.loc[("length", against), ["n_users", "n_pairs"]].tolist() == [2, 4]
+        assert found.loc[("reward", against), "length_correlation"] == 0
     assert isinstance(table, pd.DataFrame)
+
+
+def test_agreement_with_length_worked_by_hand() -> None:
+    # ranks 1 2 3 4 against 1 2 4 3: 1 - 6 x 2 / (4 x 15) = 0.8
+    found = nodes._rank_correlation(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 5.0, 9.0, 7.0]))
+    assert found == pytest.approx(0.8)
 
 
 class Gullible:

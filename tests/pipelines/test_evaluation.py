@@ -4,6 +4,7 @@ from conftest import example
 
 from rest_pg.config import Decoding, EvaluationParams
 from rest_pg.metrics import is_degenerate, measure_response
+from rest_pg.pipelines.data_ingestion.statistics import describe_data
 from rest_pg.pipelines.evaluation.nodes import (
     COLUMNS,
     METRICS,
@@ -148,6 +149,7 @@ def test_measure_log_and_report() -> None:
         results,
         [test],
         [profile],
+        describe_data([test]),
         7,
         scored_sft=scored,
         scored_iteration_1=scored,

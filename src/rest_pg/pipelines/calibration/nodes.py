@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from rest_pg.backends.embeddings import Embedder
 from rest_pg.backends.protocols import Reward, Target
@@ -23,7 +24,10 @@ logger = logging.getLogger(__name__)
 REQUEST = "Write a passage."
 """What a judge is told that the text was asked for."""
 
-COLUMNS = ["component", "against", "auc", "ci_low", "ci_high", "n_users", "n_pairs"]
+COLUMNS = [
+    *("component", "against", "auc", "ci_low", "ci_high", "n_users", "n_pairs"),
+    "length_correlation",
+]
 
 
 def calibrate_reward(
@@ -38,7 +42,7 @@ def calibrate_reward(
 
     Returns:
         One row per component and kind of opponent: the share of pairs won (ties count half; 0.5 is
-        chance) with its interval over users.
+        chance) with its interval over users, and the rank correlation of the component with length.
     """
     passages = _draw_passages(examples, params.passages_per_user, seed)
     opponents = {
@@ -69,6 +73,10 @@ def calibrate_reward(
                 estimate.ci_high,
                 estimate.n_users,
                 estimate.n_examples,
+                _rank_correlation(
+                    np.concatenate([value, other[name]]),
+                    np.concatenate([own["length"], other["length"]]),
+                ),
             ]
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     table = pd.DataFrame(rows, columns=COLUMNS).round(4)
@@ -150,6 +158,13 @@ def _as_sample(example_id: str, index: int, response: str) -> Sample:
         finished=True,
         n_tokens=0,
     )
+
+
+def _rank_correlation(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Return Spearman's correlation, 0 where one of them doesn't vary."""
+    if np.ptp(values) == 0 or np.ptp(others) == 0:
+        return 0.0
+    return float(stats.spearmanr(values, others).statistic)
 
 
 def _draw_passages(examples: Sequence[Example], per_user: int, seed: int) -> list[Document]:

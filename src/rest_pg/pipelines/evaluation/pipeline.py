@@ -107,6 +107,7 @@ def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
                     "results": "results",
                     "examples": "examples",
                     "profiles": "profiles",
+                    "data_statistics": "data_statistics",
                     "seed": "params:seed",
                 }
                 | {f"scored_{s}": dataset for s, dataset in scored.items()}

@@ -21,6 +21,7 @@ def create_report(
     results: pd.DataFrame,
     examples: Sequence[Example],
     profiles: Sequence[Profile],
+    data_statistics: pd.DataFrame,
     seed: int,
     **parts: Any,
 ) -> str:
@@ -30,6 +31,7 @@ def create_report(
         results: what ``create_results`` returned.
         examples: all examples; ten of the test split are shown, drawn by the seed.
         profiles: what was retrieved for them.
+        data_statistics: what the data holds.
         seed: of the run.
         **parts: ``scored_<system>``, lists of scored samples; ``figures_<iteration>``, its figures.
 
@@ -50,6 +52,7 @@ def create_report(
         figures=figures,
         examples=pick_examples(examples, profiles, scored, seed),
         counts={"users": len({e.user_id for e in test}), "examples": len(test)},
+        statistics=data_statistics.to_dict("records"),
         seed=seed,
     )
 

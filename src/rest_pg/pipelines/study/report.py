@@ -48,7 +48,7 @@ def create_study_report(
     return render(
         "study.jinja",
         sentences=state_contrasts(contrasts),
-        table=_table(study),
+        tables={split: _table(study, split) for split in _splits(study)},
         contrasts=_of_test(contrasts, "reward"),
         paper=PAPER,
         costs=costs.to_dict("records"),
@@ -89,9 +89,14 @@ def _of_test(contrasts: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in own.to_dict("records")]
 
 
-def _table(study: pd.DataFrame) -> list[dict[str, Any]]:
+def _splits(study: pd.DataFrame) -> list[str]:
+    """Name the splits, test first."""
+    return sorted(study["split"].unique(), key=lambda s: (not s.startswith("test"), s))
+
+
+def _table(study: pd.DataFrame, split: str) -> list[dict[str, Any]]:
     systems: dict[str, dict[str, Any]] = {}
-    for row in study[study["split"] == "test"].itertuples():
+    for row in study[study["split"] == split].itertuples():
         systems.setdefault(str(row.system), {"system": row.system})[str(row.metric)] = row
     return list(systems.values())
 
