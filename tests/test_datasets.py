@@ -1,7 +1,14 @@
+import hashlib
 import json
+import random
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from conftest import build_policy, document
 from kedro.io.core import DatasetError, Version
@@ -11,6 +18,10 @@ from rest_pg.datasets import (
     PolicyDataset,
     RecordsDataset,
     SamplesTableDataset,
+    SealedDataset,
+    seal_of,
+    sweep_temporary,
+    temporary_name,
 )
 
 DOCUMENT = "rest_pg.records.Document"
@@ -25,7 +36,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     dataset.save(documents)
     assert dataset.exists()
     assert dataset.load() == documents
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["d.jsonl"]
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"d.jsonl", "d.jsonl.sha256"}
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
@@ -33,6 +44,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     dataset = RecordsDataset(filepath=str(path), record=DOCUMENT)
     dataset.save([document(1, "a"), document(2, "b")])
     path.write_text(path.read_text().replace('"b"', "7"))
+    seal_of(path).write_text(hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(DatasetError, match=r"line 2, text: .*found '7'"):
         dataset.load()
 
@@ -44,11 +56,84 @@ def test_a_policy_is_versioned_and_must_be_whole(tmp_path: Path) -> None:
     path = dataset.load().path
     assert path.parent.name == "v1"
     weights = path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    with pytest.raises(DatasetError, match=r"model\.safetensors is damaged"):
+        dataset.load()
+    assert not dataset.exists()
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(DatasetError, match=r"model.safetensors holds \d+ bytes"):
         dataset.load()
     (path / "complete.json").unlink()
     assert not dataset.exists()
+
+
+def catalog_datasets() -> dict[str, tuple[dict[str, Any], Any]]:
+    """One of each kind of sealed file in the catalog, with data for it."""
+    csv = {"type": "pandas.CSVDataset", "save_args": {"index": False}}
+    return {
+        "figures": ({"type": "json.JSONDataset"}, {"seconds": 1.5}),
+        "metrics": ({"type": "pandas.ParquetDataset"}, pd.DataFrame({"reward": [0.5, 0.25]})),
+        "results": (csv, pd.DataFrame({"system": ["sft"], "mean": [0.5]})),
+        "report": ({"type": "text.TextDataset"}, "<html>é</html>"),
+        "plot": ({"type": "plotly.JSONDataset"}, go.Figure(go.Scatter(x=[1], y=[2]))),
+    }
+
+
+@pytest.mark.parametrize("kind", list(catalog_datasets()))
+def test_a_flipped_bit_or_a_cut_file_is_refused_and_counts_as_missing(
+    tmp_path: Path, kind: str
+) -> None:
+    inner, data = catalog_datasets()[kind]
+    path = tmp_path / kind
+    dataset = SealedDataset(filepath=str(path), dataset=inner)
+    dataset.save(data)
+    before = dataset.load()
+    assert type(before) is type(data)
+    whole = path.read_bytes()
+    generator = random.Random(kind)
+    for _ in range(20):
+        place = generator.randrange(len(whole))
+        flipped = whole[place] ^ (1 << generator.randrange(8))
+        path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+        with pytest.raises(DatasetError, match=f"{kind} is damaged"):
+            dataset.load()
+        assert not dataset.exists()
+        path.write_bytes(whole[:place])
+        assert not dataset.exists()
+    path.write_bytes(whole)
+    assert dataset.exists()
+    seal_of(path).unlink()
+    with pytest.raises(DatasetError, match="checksum"):
+        dataset.load()
+
+
+def test_an_interrupted_save_leaves_the_version_before(tmp_path: Path) -> None:
+    class Interrupted:
+        def __iter__(self):
+            yield document(1, "new")
+            raise KeyboardInterrupt
+
+    dataset = RecordsDataset(filepath=str(tmp_path / "d.jsonl"), record=DOCUMENT)
+    dataset.save([document(1, "old")])
+    with pytest.raises(KeyboardInterrupt):
+        dataset.save(Interrupted())
+    assert dataset.load() == [document(1, "old")]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_only_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "v").mkdir()
+    left = tmp_path / "v" / f".a.jsonl.{dead.pid}.tmp"
+    left.write_text("half")
+    (tmp_path / f".policy.{dead.pid}.tmp").mkdir()
+    (tmp_path / f".policy.{dead.pid}.tmp" / "weights").write_text("half")
+    own = temporary_name(tmp_path / "b.jsonl")
+    own.write_text("at work")
+    assert sweep_temporary(tmp_path) == 2
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [own.name]
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:

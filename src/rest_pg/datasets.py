@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,15 +17,106 @@ from pydantic import TypeAdapter, ValidationError
 
 from rest_pg.records import PolicyCheckpoint
 
+SEAL = ".sha256"
+"""Behind a file's name: the file with its checksum, as ``sha256sum --check`` reads it."""
+TEMPORARY = ".tmp"
 COMPLETE = "complete.json"
 """Written last into a policy's directory: the size and SHA-256 of each of its files."""
 
 
-class RecordsDataset(AbstractVersionedDataset[list[Any], list[Any]]):
+class _SealedFile(AbstractVersionedDataset[Any, Any]):
+    """A file that is whole or not there, with its checksum beside it.
+
+    It is written to a temporary name, synced, sealed (``<file>.sha256``) and renamed: whatever is
+    interrupted leaves the version before. A file that doesn't match its seal is never read, and counts
+    as missing, so that ``--only-missing-outputs`` makes it anew.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Store at ``filepath``, or in versions below it."""
+        super().__init__(PurePosixPath(filepath), version, exists_function=os.path.exists)
+        self.metadata = metadata
+
+    def _read(self, path: Path) -> Any:
+        raise NotImplementedError
+
+    def _write(self, path: Path, data: Any) -> None:
+        raise NotImplementedError
+
+    def load(self) -> Any:
+        """Return the data; raise ``DatasetError`` naming a file that is damaged."""
+        path = Path(self._get_load_path())
+        check_seal(path)
+        return self._read(path)
+
+    def save(self, data: Any) -> None:
+        """Write the data, all or nothing."""
+        path = Path(self._get_save_path())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path)
+        try:
+            self._write(temporary, data)
+            _sync(temporary)
+            # the seal first: a file without one would look whole after an interruption here
+            seal = temporary_name(seal_of(path))
+            seal.write_text(f"{_digest(temporary)}  {path.name}\n", encoding="utf-8")
+            _sync(seal)
+            seal.replace(seal_of(path))
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _exists(self) -> bool:
+        try:
+            check_seal(Path(self._get_load_path()))
+        except DatasetError:
+            return False
+        return True
+
+
+class SealedDataset(_SealedFile):
+    """Any of Kedro's datasets that keep one file, sealed: figures, tables, plots, texts."""
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        dataset: dict[str, Any],
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Store what ``dataset`` (its type and arguments, without a path) reads and writes."""
+        super().__init__(filepath=filepath, version=version, metadata=metadata)
+        self._dataset = dataset
+
+    def _read(self, path: Path) -> Any:
+        return self._at(path).load()
+
+    def _write(self, path: Path, data: Any) -> None:
+        self._at(path).save(data)
+
+    def _at(self, path: Path) -> Any:
+        return AbstractDataset.from_config("sealed", {**self._dataset, "filepath": str(path)})
+
+    def preview(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what kedro-viz shows of the data."""
+        return self._at(Path(self._get_load_path())).preview(*args, **kwargs)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "dataset": self._dataset, "version": self._version}
+
+
+class RecordsDataset(_SealedFile):
     """A list of records of one type as JSON Lines: one record a line, checked on load.
 
-    Lines are split at ``\\n`` only: U+2028 and its kin may stand inside a text. Files are written to
-    a temporary name, synced and renamed, so that a file under its own name is always whole.
+    Lines are split at ``\\n`` only: U+2028 and its kin may stand inside a text.
     """
 
     def __init__(
@@ -36,14 +128,11 @@ class RecordsDataset(AbstractVersionedDataset[list[Any], list[Any]]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """Store records of the class at the dotted path ``record`` in ``filepath``."""
-        super().__init__(PurePosixPath(filepath), version, exists_function=os.path.exists)
+        super().__init__(filepath=filepath, version=version, metadata=metadata)
         self._record = load_obj(record)
         self._adapter: TypeAdapter[Any] = TypeAdapter(self._record)
-        self.metadata = metadata
 
-    def load(self) -> list[Any]:
-        """Return the records; raise ``DatasetError`` naming the file, line and field at fault."""
-        path = Path(self._get_load_path())
+    def _read(self, path: Path) -> list[Any]:
         records = []
         with path.open(encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
@@ -58,26 +147,75 @@ class RecordsDataset(AbstractVersionedDataset[list[Any], list[Any]]):
                     ) from error
         return records
 
-    def save(self, data: list[Any]) -> None:
-        """Write the records, all or nothing."""
-        path = Path(self._get_save_path())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+    def _write(self, path: Path, data: list[Any]) -> None:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
             for record in data:
                 file.write(json.dumps(self._adapter.dump_python(record, mode="json")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "record": self._record, "version": self._version}
 
-    def _exists(self) -> bool:
-        try:
-            return Path(self._get_load_path()).is_file()
-        except DatasetError:
-            return False
+
+def seal_of(path: Path) -> Path:
+    """Return where a file's checksum stands."""
+    return path.with_name(path.name + SEAL)
+
+
+def check_seal(path: Path) -> None:
+    """Raise ``DatasetError`` unless a file matches its checksum."""
+    try:
+        expected = seal_of(path).read_text(encoding="utf-8").split()[0]
+        found = _digest(path)
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path} or its checksum {seal_of(path).name} can't be read: {error}. "
+            "Run again with --only-missing-outputs: it is made anew."
+        ) from error
+    if found != expected:
+        raise DatasetError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}…, and {expected[:12]}… was saved. "
+            "Run again with --only-missing-outputs: it is made anew."
+        )
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name that a file or directory has while it is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+
+
+def sweep_temporary(root: Path) -> int:
+    """Remove what interrupted runs left half written; what a living process writes stays.
+
+    Returns:
+        How many files and directories were removed.
+    """
+    removed = 0
+    for path in root.rglob(f".*{TEMPORARY}"):
+        owner = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class PolicyDataset(AbstractVersionedDataset[PolicyCheckpoint, PolicyCheckpoint]):
@@ -99,7 +237,7 @@ class PolicyDataset(AbstractVersionedDataset[PolicyCheckpoint, PolicyCheckpoint]
         self.metadata = metadata
 
     def load(self) -> PolicyCheckpoint:
-        """Return the handle; raise ``DatasetError`` if a file is missing or of another size."""
+        """Return the handle; raise ``DatasetError`` if a file is missing or damaged."""
         path = Path(self._get_load_path())
         check_policy(path)
         return PolicyCheckpoint(path)
@@ -109,7 +247,7 @@ class PolicyDataset(AbstractVersionedDataset[PolicyCheckpoint, PolicyCheckpoint]
         target = Path(self._get_save_path())
         check_is_model(data.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial = temporary_name(target)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.move(data.path, partial)
         mark_complete(partial)
@@ -140,9 +278,8 @@ def mark_complete(path: Path) -> None:
     files = {}
     for file in sorted(path.iterdir()):
         if file.is_file() and file.name != COMPLETE:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": digest}
+            _sync(file)
+            files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
     with (path / COMPLETE).open("w", encoding="utf-8") as marker:
         json.dump({"files": files}, marker, indent=2)
         marker.flush()
@@ -150,7 +287,7 @@ def mark_complete(path: Path) -> None:
 
 
 def check_policy(path: Path) -> None:
-    """Raise ``DatasetError`` if a policy's directory is not whole."""
+    """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte."""
     try:
         files = json.loads((path / COMPLETE).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
@@ -159,12 +296,24 @@ def check_policy(path: Path) -> None:
             "Delete it, then run again with --only-missing-outputs."
         ) from error
     for name, expected in files.items():
-        found = (path / name).stat().st_size if (path / name).is_file() else -1
-        if found != expected["bytes"]:
+        file = path / name
+        found = file.stat() if file.is_file() else None
+        if found is None or found.st_size != expected["bytes"]:
             raise DatasetError(
-                f"{path / name} holds {found} bytes, and {expected['bytes']} were saved. "
-                "Delete this version, then run again with --only-missing-outputs."
+                f"{file} holds {found.st_size if found else 'no'} bytes, and {expected['bytes']} were "
+                "saved. Run again with --only-missing-outputs: the policy is made anew."
             )
+        if _known_digest(file, found.st_size, found.st_mtime_ns) != expected["sha256"]:
+            raise DatasetError(
+                f"{file} is damaged: its SHA-256 isn't the one that was saved. "
+                "Run again with --only-missing-outputs: the policy is made anew."
+            )
+
+
+@lru_cache(maxsize=1024)
+def _known_digest(path: Path, size: int, changed: int) -> str:
+    """Digest a large file once per process, as long as it doesn't change."""
+    return _digest(path)
 
 
 class SamplesTableDataset(AbstractDataset[dict[str, list[Any]], None]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -17,6 +18,7 @@ from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
+from rest_pg.datasets import sweep_temporary
 from rest_pg.memory import release_memory
 
 PACKAGE_NAME = __name__.partition(".")[0]
@@ -64,6 +66,17 @@ class ParametersHook:
                 mlflow.set_tag(f"param.{name}", text)
             elif name not in known:
                 mlflow.log_param(name, text)
+
+
+class SweepHook:
+    """Removes what interrupted runs left half written."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Sweep the project's data; what a living process writes stays."""
+        removed = sweep_temporary(Path(context.project_path) / "data")
+        if removed:
+            logger.info("removed %d files that an interrupted run had left half written", removed)
 
 
 class SelectionHook:
@@ -183,4 +196,11 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 # the last one listed runs first: time is logged before the MLflow run is closed
-PROJECT_HOOKS = (MlflowLastHook(), SelectionHook(), ParametersHook(), MlflowRunHook(), UsageHook())
+PROJECT_HOOKS = (
+    MlflowLastHook(),
+    SweepHook(),
+    SelectionHook(),
+    ParametersHook(),
+    MlflowRunHook(),
+    UsageHook(),
+)

@@ -146,9 +146,9 @@ def style(figure: go.Figure, x: str, y: str) -> go.Figure:
     figure.update_layout(
         xaxis_title=x,
         yaxis_title=y,
-        margin={"l": 50, "r": 10, "t": 10, "b": 50},
+        margin={"l": 50, "r": 10, "t": 10, "b": 110},
         # below the axis title, where it can't cover the plot of a narrow page
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.3},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         template="none",
