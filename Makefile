@@ -29,9 +29,9 @@ lint: .venv/installed
 e2e: .venv/installed
 	HF_HUB_OFFLINE=1 $(BIN)/kedro run --env tests $(ARGS)
 
-# the paper's systems and their controls, on the same data (about 45 minutes per training seed)
+# the paper's systems and their controls, on the same data with two training seeds (80 minutes)
 study: .venv/installed
-	$(BIN)/kedro run --pipelines study $(ARGS)
+	$(BIN)/kedro run --env study --pipelines study $(ARGS)
 
 # against transformers, TRL and vLLM (its own environment, made at first use); PARTS="judging training"
 bench: .venv/installed

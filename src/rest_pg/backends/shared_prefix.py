@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ class SharedPrefixGenerator:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(choices)}: name one")
         self._max_rows, self._max_cache_tokens = max_rows, max_cache_tokens
         self._dtype, self._pack, self._int8 = choices[dtype], pack, dtype == "int8"
+        self._loaded: tuple[Path, Any] | None = None
 
     def generate(
         self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
@@ -105,15 +107,23 @@ class SharedPrefixGenerator:
             logger.warning("no shared prefix for %s (%s): repeating its cache", policy.path, reason)
             return RepeatedCacheGenerator(self._dtype).generate(policy, requests, decoding)
         with torch.inference_mode(), reuse_freed_memory():
-            model = load_model(policy, self._dtype, ATTENTION).eval()
-            if (self._pack or self._int8) and model.device.type == "cpu":
-                pack_linear_layers(model, self._max_rows, int8=self._int8)
+            model = self._load(policy)
             tokenizer = load_tokenizer(policy)
             limits = (self._max_rows, self._max_cache_tokens)
             run = _Run(model, tokenizer, requests, decoding, *limits)
             done = {(g.example_id, g.sample_index): g for g in run.generations()}
-            del run, model  # their memory is given back here
+            del run  # its memory is given back here
         return [done[r.example_id, i] for r in requests for i in range(len(r.seeds))]
+
+    def _load(self, policy: PolicyCheckpoint) -> Any:
+        """Load a policy, once for all calls in a row that ask for it."""
+        if self._loaded is None or self._loaded[0] != policy.path:
+            self._loaded = None  # never two of them in memory
+            model = load_model(policy, self._dtype, ATTENTION).eval()
+            if (self._pack or self._int8) and model.device.type == "cpu":
+                pack_linear_layers(model, self._max_rows, int8=self._int8)
+            self._loaded = (policy.path, model)
+        return self._loaded[1]
 
 
 class _Run:

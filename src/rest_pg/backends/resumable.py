@@ -1,0 +1,157 @@
+"""Engines whose work is kept as it is done: an interruption costs one shard of it.
+
+A shard is a fixed set of prompts (or samples) that is worked through on its own, so that a run that
+was interrupted ends with the same bytes as one that wasn't.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kedro.io.core import DatasetError
+from kedro.utils import load_obj
+
+from rest_pg.backends.protocols import Generation, GenerationRequest, Generator, Reward, Target
+from rest_pg.config import Decoding
+from rest_pg.datasets import COMPLETE, RecordsDataset
+from rest_pg.records import PolicyCheckpoint, Sample, Score
+
+logger = logging.getLogger(__name__)
+
+Work, Done = TypeVar("Work"), TypeVar("Done")
+
+
+class ResumableGenerator:
+    """Draws shard by shard with any generator, and keeps every finished shard on disk."""
+
+    def __init__(
+        self, generator: dict[str, Any], directory: str, prompts_per_shard: int = 64
+    ) -> None:
+        """Build the generator that does the work.
+
+        Args:
+            generator: ``backend`` (dotted path) and ``arguments`` of a Generator.
+            directory: where shards are kept until the next call has begun.
+            prompts_per_shard: few lose less work in an interruption; many keep the batch full.
+
+        Raises:
+            ValueError: ``prompts_per_shard`` is below 1.
+        """
+        if prompts_per_shard < 1:
+            raise ValueError(f"prompts_per_shard={prompts_per_shard} is below 1: raise it")
+        self._generator: Generator = _build(generator)
+        self._shards = _Shards(directory, prompts_per_shard, generator)
+
+    def generate(
+        self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
+    ) -> list[Generation]:
+        """Draw what no shard holds; see :class:`~rest_pg.backends.protocols.Generator`."""
+        return self._shards.work(
+            requests,
+            lambda part: self._generator.generate(policy, part, decoding),
+            record="rest_pg.backends.protocols.Generation",
+            depends_on=[_fingerprint(policy), decoding.model_dump()],
+        )
+
+
+class ResumableReward:
+    """Scores shard by shard with any reward, and keeps every finished shard on disk."""
+
+    def __init__(
+        self, reward: dict[str, Any], directory: str, samples_per_shard: int = 4096
+    ) -> None:
+        """Build the reward that does the work.
+
+        Args:
+            reward: ``backend`` (dotted path) and ``arguments`` of a Reward.
+            directory: where shards are kept until the next call has begun.
+            samples_per_shard: few lose less work; all samples of a prompt should fit into one, so
+                that the judge reads their prompt once.
+
+        Raises:
+            ValueError: ``samples_per_shard`` is below 1.
+        """
+        if samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard={samples_per_shard} is below 1: raise it")
+        self._reward: Reward = _build(reward)
+        self._shards = _Shards(directory, samples_per_shard, reward)
+
+    def score(self, samples: Sequence[Sample], targets: Mapping[str, Target]) -> list[Score]:
+        """Score what no shard holds; see :class:`~rest_pg.backends.protocols.Reward`."""
+        return self._shards.work(
+            samples,
+            lambda part: self._reward.score(part, targets),
+            record="rest_pg.records.Score",
+            depends_on=[{key: asdict(target) for key, target in sorted(targets.items())}],
+        )
+
+    def reachable(self, threshold: float) -> bool:
+        """Say whether any response could have this reward, as far as the reward itself says."""
+        reachable: Callable[[float], bool] | None = getattr(self._reward, "reachable", None)
+        return reachable is None or reachable(threshold)
+
+
+class _Shards:
+    """The shards of one call, in a directory named for all that its result depends on."""
+
+    def __init__(self, directory: str, size: int, engine: dict[str, Any]) -> None:
+        self._root, self._size, self._engine = Path(directory), size, engine
+
+    def work(
+        self,
+        items: Sequence[Work],
+        engine: Callable[[Sequence[Work]], list[Done]],
+        *,
+        record: str,
+        depends_on: list[Any],
+    ) -> list[Done]:
+        """Return what ``engine`` makes of all items, from shards where there are any."""
+        rows = [asdict(item) for item in items]  # type: ignore[call-overload]
+        key = json.dumps([self._engine, self._size, depends_on, rows], sort_keys=True)
+        own = self._root / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._forget_others(own)
+        done: list[Done] = []
+        kept = 0
+        for number, part in enumerate(_batches(items, self._size)):
+            shard = RecordsDataset(filepath=str(own / f"{number:05}.jsonl"), record=record)
+            try:
+                results = shard.load()
+                kept += 1
+            except DatasetError:
+                results = engine(part)
+                shard.save(results)
+            done += results
+        if kept:
+            logger.info("%d of %d shards were done already", kept, number + 1)
+        return done
+
+    def _forget_others(self, own: Path) -> None:
+        """Remove what earlier calls kept: their results are in the catalog by now."""
+        for other in self._root.glob("*"):
+            if other != own and other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _batches(items: Sequence[Work], size: int) -> Iterator[Sequence[Work]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _build(engine: dict[str, Any]) -> Any:
+    return load_obj(engine["backend"])(**engine.get("arguments", {}))
+
+
+def _fingerprint(policy: PolicyCheckpoint) -> str:
+    """Name a policy by its content: the checksums of its files, or where it has none, its files."""
+    marker = policy.path / COMPLETE
+    if marker.is_file():
+        return hashlib.sha256(marker.read_bytes()).hexdigest()
+    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in policy.path.iterdir())
+    return json.dumps(files)
