@@ -25,7 +25,8 @@ from rest_pg.records import PolicyCheckpoint, Sample, Score
 
 logger = logging.getLogger(__name__)
 
-Work, Done = TypeVar("Work"), TypeVar("Done")
+Work = TypeVar("Work")
+Done = TypeVar("Done")
 
 
 class ResumableGenerator:
