@@ -68,10 +68,10 @@ def test_the_statistical_path_states_facts_and_quotes_nothing(policy) -> None:
         StatisticalTeacher(n_often=2, n_likely=2),
         policy,
     )
-    # asked for "harbour" already; trade: 2 uses in the reference, 2 in the documents
+    # "harbour" is asked for and taken up; trade: 2 uses in the reference, 2 in the documents
     assert made[0].text == (
         "1. short sentences of about 5 words\n2. speaks as we\n"
-        "3. often used: built, harbour\n4. likely here: trade, ships"
+        "3. often used: built, needs\n4. needed here: harbour, trade, ships"
     )
     assert made[0].copied_ngrams == 0
 

@@ -27,14 +27,16 @@ class StatisticalTeacher:
 
     A 135M model writes poor summaries (docs/experiments.md compares both teachers). This one states
     how long the user's sentences are, in whose name they speak, which words they often use, and which
-    words the answer is likely to need: those of the reference that the user's documents hold too, most
-    used first. They are single words, so nothing of the reference is quoted. The facts are numbered and
-    the lists short: in long lists a 135M policy repeats one word until its budget ends.
+    words the answer needs: those of the request that the reference takes up, in its order, and then
+    those of the reference that the user's documents hold too, most used first. The former can be known
+    when the policy has to write the path itself; without them a path of often-used words leads a small
+    policy away from its request. They are single words, so nothing of the reference is quoted. The facts
+    are numbered and the lists short: in long lists a 135M policy repeats one word until its budget ends.
     """
 
-    def __init__(self, n_often: int = 3, n_likely: int = 4) -> None:
-        """Name so many often-used and likely words."""
-        self._n_often, self._n_likely = n_often, n_likely
+    def __init__(self, n_often: int = 3, n_asked: int = 5, n_likely: int = 2) -> None:
+        """Name so many often-used words, words of the request, and likely ones."""
+        self._n_often, self._n_asked, self._n_likely = n_often, n_asked, n_likely
 
     def write(
         self,
@@ -50,14 +52,16 @@ class StatisticalTeacher:
         used = Counter(word for text in texts for word in content_words(text))
         in_reference = Counter(content_words(example.reference))
         named = set(words(example.input))
+        asked = [w for w in in_reference if w in set(words(example.query))][: self._n_asked]
         likely = sorted(
             (w for w in in_reference if w in used and w not in named),
             key=lambda w: (-in_reference[w] * used[w], w),
         )[: self._n_likely]
-        often = [w for w, _ in used.most_common() if w not in likely][: self._n_often]
+        needed = [*asked, *likely]
+        often = [w for w, _ in used.most_common() if w not in needed][: self._n_often]
         text = (
             f"1. {describe_sentences(texts)}\n2. {describe_voice(texts)}\n"
-            f"3. often used: {', '.join(often)}\n4. likely here: {', '.join(likely or often)}"
+            f"3. often used: {', '.join(often)}\n4. needed here: {', '.join(needed or often)}"
         )
         return ReasoningPath(
             example_id=example.example_id,
