@@ -17,7 +17,7 @@ from rest_pg.pipelines.study.nodes import (
     follow_iterations,
     remove_profiles,
 )
-from rest_pg.pipelines.study.report import create_study_report, state_contrasts
+from rest_pg.pipelines.study.report import create_study_report, state_contrasts, state_p
 from rest_pg.records import Profile, RetrievedDocument, Sample, Score, ScoredSample
 
 PARAMS = EvaluationParams(
@@ -83,6 +83,10 @@ def test_contrasts_worked_by_hand() -> None:
         "REST-PG improves on sft: +0.1500 (+35.3%)"
         in (state_contrasts(compare_systems(PARAMS, 7, **one))[0])
     )
+
+
+def test_a_p_value_is_never_written_as_zero() -> None:
+    assert [state_p(p) for p in (0.0, 0.0004, 0.0414)] == ["p < 0.001", "p < 0.001", "p = 0.041"]
 
 
 def test_iterations_are_followed_by_system() -> None:

@@ -79,9 +79,14 @@ def state_contrasts(contrasts: pd.DataFrame) -> list[str]:
         sentences.append(
             f"REST-PG {verb} {row['against']}: {row['difference']:+.4f} "
             f"({row['relative']:+.1%}) [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}], "
-            f"p = {row['p_value']:.3f}."
+            f"{state_p(row['p_value'])}."
         )
     return sentences
+
+
+def state_p(p_value: float) -> str:
+    """Write a p-value, never as 0."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def _of_test(contrasts: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
@@ -121,6 +126,12 @@ def plot_contrasts(contrasts: pd.DataFrame) -> go.Figure:
                 "arrayminus": ((own["difference"] - own["ci_low"]) * scale).tolist(),
             },
         )
+    # the base model is so far below that its intervals would hide all others
+    near = test[test["against"].ne("base") & test["metric"].isin(metrics)]
+    scale = (near["relative"] / near["difference"].replace(0, np.nan)).fillna(0) * 100
+    widest = (near[["ci_low", "ci_high"]].abs().max(axis=1) * scale).max()
+    if widest > 0:
+        figure.update_xaxes(range=[-1.1 * widest, 1.1 * widest])
     figure.update_layout(scattermode="group")
     figure.add_vline(x=0, line_width=1)
     return style(figure, f"{METHOD} over the other, %", "")
