@@ -29,6 +29,10 @@ MLFLOW_PARAM_LENGTH = 500
 """MLflow cuts nothing: a longer value is refused, so it becomes a tag."""
 
 
+SHORT_SECONDS = 1.0
+"""A node that takes less has loaded no model."""
+
+
 class RunParameters:
     """The parameters of the session at hand, for whoever has no context: pipelines need T."""
 
@@ -162,8 +166,10 @@ class UsageHook:
     @hook_impl
     def after_node_run(self, node: Node) -> None:
         """Say how long the node took; what it dropped is no part of the next one's memory."""
-        release_memory()
-        logger.info("   %s took %.1f s", node.name, time.perf_counter() - self._node_started)
+        seconds = time.perf_counter() - self._node_started
+        if seconds > SHORT_SECONDS:  # looking for what can be released takes half a second
+            release_memory()
+        logger.info("   %s took %.1f s", node.name, seconds)
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -6,10 +6,13 @@ import importlib.metadata
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -120,13 +123,15 @@ def _load_embedded() -> tuple[Any, PreTrainedTokenizerBase]:
     A model loaded from GGUF keeps a quantisation mark that neither ``save_pretrained`` nor a trainer
     accepts: its weights move into a fresh model of the same configuration.
     """
-    gguf = embedded_file()
-    quantized = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-    )
+    file = embedded_file()
+    with _parsed_once():
+        quantized = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     config = quantized.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -134,7 +139,21 @@ def _load_embedded() -> tuple[Any, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
-    return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    return model, tokenizer
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Parse a GGUF file once, where transformers does it for the configuration, weights and tokenizer.
+
+    Each time takes seconds: the format's reader goes through the vocabulary in Python.
+    """
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(maxsize=1)(reader)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader  # type: ignore[misc]
 
 
 def embedded_file() -> Path:
