@@ -89,6 +89,13 @@ def test_a_p_value_is_never_written_as_zero() -> None:
     assert [state_p(p) for p in (0.0, 0.0004, 0.0414)] == ["p < 0.001", "p < 0.001", "p = 0.041"]
 
 
+def test_a_split_of_one_example_has_no_p_value() -> None:
+    one = {k: v.groupby("split").head(1) for k, v in metrics().items()}
+    table = create_study_table(PARAMS, 7, **one)
+    assert table["p_value"].isna().all()
+    assert "no p-value" in state_contrasts(compare_systems(PARAMS, 7, **one))[0]
+
+
 def test_iterations_are_followed_by_system() -> None:
     curves = {"rest_pg__0__7": measured(SFT), "rest_pg__1__7": measured([r + 0.1 for r in SFT])}
     table = follow_iterations(PARAMS, 7, **curves)

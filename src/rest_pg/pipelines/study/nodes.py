@@ -186,9 +186,14 @@ def _estimate(
 def _test_all(
     values: Mapping[str, Values], baseline: str, metric: str, split: str
 ) -> dict[str, float]:
-    """Test every system against one, on each example's mean over training seeds."""
+    """Test every system against one, on each example's mean over training seeds.
+
+    A split of one example has no p-values.
+    """
     base, _ = _of_split(values[baseline][metric], split)
     others = [system for system in values if system != baseline]
+    if len(base) < 2:
+        return dict.fromkeys(others, np.nan)
     p_values = [
         paired_t_test((_of_split(values[s][metric], split)[0] - base).mean(axis=1)) for s in others
     ]

@@ -85,7 +85,9 @@ def state_contrasts(contrasts: pd.DataFrame) -> list[str]:
 
 
 def state_p(p_value: float) -> str:
-    """Write a p-value, never as 0."""
+    """Write a p-value, never as 0; one example has none."""
+    if np.isnan(p_value):
+        return "no p-value"
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
