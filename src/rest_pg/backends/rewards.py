@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
+from tqdm import tqdm
 
 from rest_pg.backends.embeddings import EMBEDDED, Embedder
 from rest_pg.backends.likelihood import LikelihoodScorer
@@ -60,7 +61,8 @@ class Measures:
         if "likelihood" in self._names:
             columns["likelihood"] = self._likelihoods(chosen)
         if "rouge_1" in self._names or "rouge_l" in self._names:
-            rouge = [self._rouge.score(reference, response) for response, reference in chosen]
+            bar = tqdm(chosen, desc="scoring", unit="sample", disable=None)
+            rouge = [self._rouge.score(reference, response) for response, reference in bar]
             columns["rouge_1"] = [score["rouge1"].fmeasure for score in rouge]
             columns["rouge_l"] = [score["rougeL"].fmeasure for score in rouge]
         for place, i in enumerate(filled):

@@ -35,7 +35,10 @@ METRICS = (
     "duplicates",
     "copied",
 )
-SHOWN = ("rouge_1", "rouge_l", "meteor", "similarity", "malformed", "unfinished", "degenerate")
+SHOWN = (
+    *("rouge_1", "rouge_l", "meteor", "similarity"),
+    *("malformed", "unfinished", "degenerate", "duplicates"),
+)
 COLUMNS = ["system", "split", "metric", "mean", "ci_low", "ci_high", "n_users", "n_examples"]
 BASELINE = "sft"
 """Every other system is also compared with this one, pair by pair."""
