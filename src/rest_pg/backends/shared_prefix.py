@@ -59,8 +59,8 @@ class _Group:
 class SharedPrefixGenerator:
     """Draws samples in process with a transformers model, on the CPU or one GPU.
 
-    Weights are bfloat16 where the hardware multiplies it natively, else float32. Architectures with
-    sliding windows, soft caps or sinks fall back to
+    Weights are bfloat16 where the hardware multiplies it natively, else float32. Architectures that
+    :mod:`~rest_pg.backends.prefix_attention` doesn't cover (such as those with sinks) fall back to
     :class:`~rest_pg.backends.repeated_cache.RepeatedCacheGenerator`, with a warning.
     """
 
