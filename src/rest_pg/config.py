@@ -231,6 +231,8 @@ class EvaluationParams(Params):
     n_bootstrap: int = Field(ge=100)
     """Bootstrap resamples of users, for the intervals."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    splits: tuple[Literal["validation", "test"], ...] = Field(("validation", "test"), min_length=1)
+    """Whose prompts are answered. Settings are chosen with validation alone (``--env search``)."""
 
 
 class PlanParams(Params):

@@ -52,10 +52,10 @@ def sample_held_out(
     params: EvaluationParams,
     seed: int,
 ) -> tuple[list[Sample], dict[str, float]]:
-    """Draw samples for the validation and test prompts, with the same seeds for every system."""
+    """Draw samples for the held-out prompts, with the same seeds for every system."""
     return draw_samples(
         policy,
-        [prompt for prompt in prompts if prompt.split != "train"],
+        [prompt for prompt in prompts if prompt.split in params.splits],
         generator,
         response_format,
         params.samples_per_prompt,
