@@ -55,6 +55,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "shuffled_profiles": experiments.create_shuffled_profiles(
             n_iterations, parameters["experiments"]["shares"]
         ),
+        "forced_paths": experiments.create_forced_paths(n_iterations),
         "calibration": calibration.create_pipeline(),
         "plan": plan.create_pipeline(),
         "forget": forget.create_pipeline(),

@@ -27,8 +27,13 @@ def format_completion(reasoning_path: str, response: str, response_format: Respo
                 f"the {name} holds the bridge {response_format.bridge!r}, which separates it from "
                 "the response: change response_format.bridge"
             )
+    return f"{open_response(parts['reasoning path'], response_format)}{parts['response']}"
+
+
+def open_response(reasoning_path: str, response_format: ResponseFormat) -> str:
+    """Return what stands in front of a response: lead-in, reasoning path and bridge, a line each."""
     lead_in, bridge = response_format.lead_in.strip(), response_format.bridge.strip()
-    return f"{lead_in}\n{parts['reasoning path']}\n{bridge}\n{parts['response']}"
+    return "".join(f"{line}\n" for line in (lead_in, reasoning_path.strip(), bridge) if line)
 
 
 def parse_generation(generation: Generation, response_format: ResponseFormat) -> Sample:

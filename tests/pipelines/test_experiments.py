@@ -2,21 +2,25 @@ import pandas as pd
 import pytest
 from conftest import document, example
 
-from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.backends.models import load_tokenizer
+from rest_pg.config import Decoding, EvaluationParams, ResponseFormat
 from rest_pg.pipelines.evaluation.nodes import METRICS
 from rest_pg.pipelines.experiments import (
     create_exploration,
+    create_forced_paths,
     create_shuffled_profiles,
     create_starts,
 )
 from rest_pg.pipelines.experiments.nodes import (
     COLUMNS,
     create_table,
+    force_paths,
     plot_table,
     shuffle_profiles,
     take_first,
 )
-from rest_pg.records import Sample, Score, ScoredSample
+from rest_pg.prompts import count_tokens
+from rest_pg.records import PolicyCheckpoint, Prompt, ReasoningPath, Sample, Score, ScoredSample
 
 PARAMS = EvaluationParams(
     samples_per_prompt=1,
@@ -107,6 +111,57 @@ def test_each_case_is_trained_from_what_it_names() -> None:
         for share in (0, 100)
         for system in ("sft", "rest_pg")
     }
+
+
+def held_out_prompts() -> tuple[list[Prompt], list[ReasoningPath]]:
+    users = {"a": "test", "b": "test", "c": "validation", "d": "validation", "e": "train"}
+    prompts = [
+        Prompt(
+            example_id=f"x{user}",
+            user_id=user,
+            split=split,
+            text="ask\n",
+            input="ask",
+            reference="r",
+            n_tokens=1,
+            n_documents=0,
+            n_words_cut=0,
+        )
+        for user, split in users.items()
+    ]
+    paths = [
+        ReasoningPath(example_id=p.example_id, text=f"by {p.user_id}", copied_ngrams=0.0)
+        for p in prompts[:4]
+    ]
+    return prompts, paths
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("teacher", ["Style:\nby a\nSo:\n", "Style:\nby b\nSo:\n", "Style:\nby c\nSo:\n"]),
+        ("others", ["Style:\nby b\nSo:\n", "Style:\nby a\nSo:\n", "Style:\nby d\nSo:\n"]),
+        ("empty", ["Style:\nSo:\n"] * 3),
+    ],
+)
+def test_paths_stand_behind_held_out_prompts(
+    source: str, expected: list[str], policy: PolicyCheckpoint
+) -> None:
+    response_format = ResponseFormat(reasoning=True, lead_in="Style:", bridge="So:")
+    prompts, paths = held_out_prompts()
+    forced = force_paths(prompts, paths, policy, response_format, 7, source=source)
+    assert [p.example_id for p in forced] == ["xa", "xb", "xc", "xd"]
+    assert [p.text.removeprefix("ask\n") for p in forced][:3] == expected
+    tokenizer = load_tokenizer(policy)
+    assert [p.n_tokens for p in forced] == [count_tokens(tokenizer, p.text) for p in forced]
+
+
+def test_forced_responses_are_read_without_a_path() -> None:
+    produced = {name: node for node in create_forced_paths(2).nodes for name in node.outputs}
+    own = produced["forced_paths.own.evaluation.samples"]
+    assert {"prompts", "params:response_format", "policy_2"} <= set(own.inputs)
+    forced = produced["forced_paths.teacher.evaluation.samples"]
+    assert {"forced_paths.teacher.prompts", "params:direct_response_format"} <= set(forced.inputs)
 
 
 @pytest.mark.parametrize("budgets", [[], [4, 2], [0, 1], [2, 2]])

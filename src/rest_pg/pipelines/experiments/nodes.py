@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from rest_pg.config import EvaluationParams
+from rest_pg.backends.models import load_tokenizer
+from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.pipelines.data_ingestion.examples import random_for
 from rest_pg.pipelines.evaluation.nodes import METRICS, with_tasks
 from rest_pg.pipelines.evaluation.report import COLORS, style
-from rest_pg.records import Example, ScoredSample
+from rest_pg.prompts import count_tokens
+from rest_pg.records import Example, PolicyCheckpoint, Prompt, ReasoningPath, ScoredSample
+from rest_pg.responses import open_response
 from rest_pg.statistics import bootstrap_mean
 
 logger = logging.getLogger(__name__)
@@ -24,12 +27,14 @@ PAPER: dict[str, dict[str, float]] = {
     "exploration": {"8": 0.419, "16": 0.422, "32": 0.423, "64": 0.421, "128": 0.420},
     "starts": {},
     "shuffled_profiles": {"sft_0": 0.398, "sft_100": 0.319},
+    "forced_paths": {},
 }
 """The paper's figures 2 and 5, where they are stated as numbers: another reward, and other models."""
 TITLES = {
     "exploration": "samples per prompt, m",
     "starts": "start of the last M-step",
     "shuffled_profiles": "system, and % of examples with another user's profile",
+    "forced_paths": "reasoning path in front of the response",
 }
 
 
@@ -70,6 +75,51 @@ def shuffle_profiles(examples: Sequence[Example], seed: int, *, share: float) ->
     return shuffled
 
 
+def force_paths(
+    prompts: Sequence[Prompt],
+    reasoning_paths: Sequence[ReasoningPath],
+    policy: PolicyCheckpoint,
+    response_format: ResponseFormat,
+    seed: int,
+    *,
+    source: Literal["teacher", "others", "empty"],
+) -> list[Prompt]:
+    """Put a reasoning path behind each held-out prompt, as if the policy had written it.
+
+    Args:
+        prompts: those of other splits are left out.
+        reasoning_paths: the teacher's, for each held-out example.
+        policy: its tokenizer counts the tokens.
+        response_format: how a path and its response are joined.
+        seed: of the run.
+        source: teacher: the example's own path, which the teacher wrote with the reference at hand;
+            others: that of an example by another user of the split; empty: none.
+
+    Raises:
+        ValueError: a split has a single user, so that there is no other's path.
+    """
+    tokenizer = load_tokenizer(policy)
+    path_of = {path.example_id: path.text for path in reasoning_paths}
+    held_out = [prompt for prompt in prompts if prompt.split != "train"]
+    forced = []
+    for prompt in held_out:
+        path = path_of[prompt.example_id] if source == "teacher" else ""
+        if source == "others":
+            others = [
+                p for p in held_out if p.split == prompt.split and p.user_id != prompt.user_id
+            ]
+            if not others:
+                raise ValueError(
+                    f"the {prompt.split} split has one user, {prompt.user_id}, and paths can't be "
+                    "exchanged: hold out more users"
+                )
+            other = random_for(seed, "path", prompt.example_id).choice(others)
+            path = path_of[other.example_id]
+        text = prompt.text + open_response(path, response_format)
+        forced.append(replace(prompt, text=text, n_tokens=count_tokens(tokenizer, text)))
+    return forced
+
+
 def create_table(params: EvaluationParams, seed: int, **metrics: pd.DataFrame) -> pd.DataFrame:
     """Estimate every metric of every case, with intervals over users.
 
@@ -98,8 +148,8 @@ def create_table(params: EvaluationParams, seed: int, **metrics: pd.DataFrame) -
                     | {"n_examples": estimate.n_examples}
                 )
     found = pd.DataFrame(rows, columns=COLUMNS).round(6)
-    shown = found[(found["metric"] == "reward") & (found["split"] == "test")]
-    logger.info("mean reward of test users:\n%s", shown.to_string(index=False))
+    shown = found[found["metric"] == "reward"]
+    logger.info("mean reward of held-out users:\n%s", shown.to_string(index=False))
     return found
 
 

@@ -3,6 +3,7 @@
 exploration         m samples per prompt (fig. 2): drawn once, the largest m; a smaller one is its head
 starts              what the last M-step starts from (fig. 4)
 shuffled_profiles   the share of held-out examples that get another user's profile (fig. 5)
+forced_paths        the reasoning path that the last policy writes behind: its own, the teacher's, another's, none
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from rest_pg.pipelines.data_ingestion.nodes import retrieve_profiles
 from rest_pg.pipelines.evaluation.pipeline import create_system
 from rest_pg.pipelines.experiments.nodes import (
     create_table,
+    force_paths,
     plot_table,
     shuffle_profiles,
     take_first,
 )
-from rest_pg.pipelines.reasoning_path.nodes import create_prompts
+from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
 from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
 from rest_pg.pipelines.self_training.pipeline import create_maximization
 from rest_pg.wiring import bind
 
 STARTS = ("base", "sft", "previous")
+SOURCES = ("teacher", "others", "empty")
 TRAINED_BY = {"prompts", "trainer", "base_policy"}
 EVALUATED_BY = {"generator", "reward"}
 MAXIMIZATION = {"selection", "maximization", "response_format", "seed"}
@@ -161,15 +164,55 @@ def _read_with_shuffled_profiles(group: str, share: float) -> Pipeline:
     )
 
 
+def create_forced_paths(n_iterations: int) -> Pipeline:
+    """Return the experiment on what reasoning paths carry: one policy, and paths of other origin."""
+    policy = f"policy_{n_iterations}"
+    placed = Pipeline(
+        [
+            node(
+                bind(write_reasoning_paths, splits=("validation", "test")),
+                ["examples", "profiles", "teacher", "base_policy"],
+                "forced_paths.reasoning_paths",
+                name="write_held_out_paths",
+            )
+        ]
+    )
+    cases = {"own": "forced_paths.own"}
+    placed += _evaluate("forced_paths.own.evaluation", policy)
+    for source in SOURCES:
+        case = cases[source] = f"forced_paths.{source}"
+        head = node(
+            bind(force_paths, source=source),
+            [
+                *("prompts", "forced_paths.reasoning_paths", policy),
+                *("params:response_format", "params:seed"),
+            ],
+            f"{case}.prompts",
+            name=f"force_{source}_paths",
+        )
+        # what comes is the response alone
+        placed += Pipeline([head]) + _evaluate(
+            f"{case}.evaluation",
+            policy,
+            f"{case}.prompts",
+            response_format="direct_response_format",
+        )
+    return placed + _conclude("forced_paths", cases)
+
+
 def _evaluate(
-    namespace: str, policy: str, prompts: str = "prompts", profiles: str = "profiles"
+    namespace: str,
+    policy: str,
+    prompts: str = "prompts",
+    profiles: str = "profiles",
+    response_format: str = "response_format",
 ) -> Pipeline:
     return Pipeline(
         create_system(None),
         namespace=namespace,
         inputs={name: name for name in EVALUATED_BY}
         | {"policy": policy, "prompts": prompts, "profiles": profiles},
-        parameters=EVALUATION,
+        parameters={name: name for name in EVALUATION} | {"response_format": response_format},
     )
 
 

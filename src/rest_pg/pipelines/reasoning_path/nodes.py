@@ -10,7 +10,7 @@ from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.protocols import Teacher
 from rest_pg.config import PromptParams, ResponseFormat
 from rest_pg.prompts import apply_chat_template, compile_template, fit_documents
-from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath
+from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath, Split
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +90,15 @@ def write_reasoning_paths(
     profiles: Sequence[Profile],
     teacher: Teacher,
     policy: PolicyCheckpoint,
+    *,
+    splits: Sequence[Split] = ("train",),
 ) -> list[ReasoningPath]:
-    """Let the teacher write a reasoning path for each training example (§3.1)."""
+    """Let the teacher write a reasoning path for each training example (§3.1).
+
+    It sees the references: paths of other splits are for experiments, and no policy learns them.
+    """
     found = {profile.example_id: profile for profile in profiles}
-    train = [example for example in examples if example.split == "train"]
-    paths = teacher.write(train, found, policy)
+    paths = teacher.write([e for e in examples if e.split in splits], found, policy)
     copied = sum(path.copied_ngrams > 0 for path in paths)
     logger.info("%d reasoning paths; %d hold words copied from the reference", len(paths), copied)
     return paths
