@@ -64,7 +64,18 @@ def test_a_policy_is_versioned_and_must_be_whole(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(DatasetError, match=r"model.safetensors holds \d+ bytes"):
         dataset.load()
-    (path / "complete.json").unlink()
+    weights.write_bytes(whole)
+    marker = path / "complete.json"
+    sealed = marker.read_text()
+    for name in ("files", "bytes", "sha256"):
+        marker.write_text(sealed.replace(f'"{name}"', f'"{name[:-1]}~"', 1))
+        with pytest.raises(DatasetError, match=r"no readable complete\.json"):
+            dataset.load()
+        assert not dataset.exists()
+    for other in ("[]", '{"files": []}', '{"files": {"model.safetensors": 1}}'):
+        marker.write_text(other)
+        assert not dataset.exists()
+    marker.unlink()
     assert not dataset.exists()
 
 

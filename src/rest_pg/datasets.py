@@ -357,21 +357,23 @@ def mark_complete(path: Path) -> None:
 def check_policy(path: Path) -> None:
     """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte."""
     try:
-        files = json.loads((path / COMPLETE).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
+        marker = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        files = {name: (own["bytes"], own["sha256"]) for name, own in marker["files"].items()}
+    # a damaged marker may lack any of its names
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path} has no readable {COMPLETE}: it was not saved to the end. "
             "Delete it, then run again with --only-missing-outputs."
         ) from error
-    for name, expected in files.items():
+    for name, (size, digest) in files.items():
         file = path / name
         found = file.stat() if file.is_file() else None
-        if found is None or found.st_size != expected["bytes"]:
+        if found is None or found.st_size != size:
             raise DatasetError(
-                f"{file} holds {found.st_size if found else 'no'} bytes, and {expected['bytes']} were "
+                f"{file} holds {found.st_size if found else 'no'} bytes, and {size} were "
                 "saved. Run again with --only-missing-outputs: the policy is made anew."
             )
-        if _known_digest(file, found.st_size, found.st_mtime_ns) != expected["sha256"]:
+        if _known_digest(file, found.st_size, found.st_mtime_ns) != digest:
             raise DatasetError(
                 f"{file} is damaged: its SHA-256 isn't the one that was saved. "
                 "Run again with --only-missing-outputs: the policy is made anew."
