@@ -42,7 +42,7 @@ bench: .venv/installed
 
 # processes killed, files damaged, disks filled, readers fed with anything; TRUST_POINTS times each
 trust: .venv/installed
-	HF_HUB_OFFLINE=1 TRUST_POINTS=$(or $(TRUST_POINTS),20) $(BIN)/pytest tests/trust -q -s $(ARGS)
+	HF_HUB_OFFLINE=1 TRUST_POINTS=$(or $(TRUST_POINTS),24) $(BIN)/pytest tests/trust -q -s $(ARGS)
 
 ui: .venv/installed
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
