@@ -1,3 +1,8 @@
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
 import pandas as pd
 import pytest
 from conftest import example
@@ -11,9 +16,24 @@ from rest_pg.pipelines.evaluation.nodes import (
     create_results,
     log_system,
     measure_samples,
+    reported_split,
+)
+from rest_pg.pipelines.evaluation.reading import (
+    MOST,
+    browse_examples,
+    browse_iterations,
+    draw_some,
 )
 from rest_pg.pipelines.evaluation.report import create_report, describe_run, state_result
-from rest_pg.records import Profile, Prompt, Sample, Score, ScoredSample
+from rest_pg.records import (
+    Profile,
+    Prompt,
+    RetrievedDocument,
+    Sample,
+    Score,
+    ScoredSample,
+    SelectedSample,
+)
 
 PARAMS = EvaluationParams(
     samples_per_prompt=1,
@@ -145,6 +165,7 @@ def test_measure_log_and_report() -> None:
             "sampling_seconds",
             "sampling_tokens_per_second",
             "training_seconds",
+            "training_tokens_per_second",
         ],
         0.5,
     )
@@ -156,10 +177,96 @@ def test_measure_log_and_report() -> None:
         7,
         scored_sft=scored,
         scored_iteration_1=scored,
+        sampling_sft={"seconds": 2.0, "tokens_per_second": 50.0},
+        sampling_iteration_1={"seconds": 1.0, "tokens_per_second": 100.0},
         figures_iteration_1=figures,
+        drawn_iteration_1=scored,
+        kept_iteration_1=[SelectedSample(sample=scored[0].sample, reward=0.4, weight=1.0)],
+        fine_tuning={"seconds": 6.0, "tokens_per_second": 10.0},
     )
     assert "<script>alert(1)" not in html
-    assert "&lt;script&gt;alert(1)" in html
-    assert "&lt;b&gt;calm&lt;/b&gt;" in html
-    assert test.reference in html
+    page = shown(html)
+    (row,) = page["held_out"]["examples"]
+    assert row["reference"] == test.reference
+    assert row["answers"]["iteration_1"][0]["path"] == "<b>calm</b>"
+    (prompt,) = page["iterations"][0]["prompts"]
+    assert prompt["kept"] == 1
+    # of 2 + 1 + 6 + 0.5 + 0.5 seconds
+    assert "<td>sft: training</td><td>6.0</td><td>60%</td><td>10</td>" in html
     assert 'src="http' not in html
+
+
+def shown(html: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    (data,) = re.findall(
+        r'<script type="application/json" id="browse">(.*?)</script>', html, re.DOTALL
+    )
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def one(example_id: str, response: str, reward: float, index: int = 0) -> ScoredSample:
+    sample = replace(
+        scored_sample(response).sample, example_id=example_id, sample_index=index, malformed=""
+    )
+    return ScoredSample(sample=sample, score=Score(reward=reward))
+
+
+def test_examples_are_browsed_by_what_they_gained() -> None:
+    held_out = [example(i, split="test") for i in (1, 2)] + [example(3, split="train")]
+    profiles = [
+        Profile(
+            example_id=e.example_id,
+            documents=(RetrievedDocument(document_id="d", text="t", similarity=0.25),),
+        )
+        for e in held_out
+    ]
+    scored = {
+        "sft": [one("e1", "we sail at dawn", 0.5), one("e2", "x", 0.1)],
+        "iteration_1": [one("e1", "we never sail at  dawn", 0.4), one("e2", "y", 0.3)],
+    }
+    found = browse_examples(held_out, profiles, scored, 7, system="iteration_1", baseline="sft")
+    assert [row["gain"] for row in found["examples"]] == [0.2, -0.1]
+    worst = found["examples"][1]
+    assert worst["answers"]["iteration_1"][0]["text"] == [
+        ("we ", False),
+        ("never ", True),
+        ("sail at  dawn", False),
+    ]
+    assert worst["documents"] == [{"id": "d", "similarity": 0.25, "text": "t"}]
+
+
+def test_a_page_holds_no_more_examples_than_can_be_read() -> None:
+    many = list(range(3 * MOST))
+    some = draw_some(many, 7)
+    assert len(set(some)) == MOST
+    assert some == sorted(some) == draw_some(many, 7)
+    assert draw_some(many, 8) != some
+    assert draw_some(many[:MOST], 7) == many[:MOST]
+
+
+def test_iterations_are_browsed_best_sample_first() -> None:
+    drawn = [one("e1", "a b", 0.2, 0), one("e1", "c", 0.6, 1), one("e1", "d", 0.1, 2)]
+    kept = [
+        SelectedSample(sample=drawn[1].sample, reward=0.6, weight=1.0),
+        SelectedSample(sample=drawn[2].sample, reward=0.1, weight=-1.0),
+    ]
+    ((prompt,),) = (
+        own["prompts"]
+        for own in browse_iterations([example(1)], {"iteration_1": drawn}, {"iteration_1": kept}, 7)
+    )
+    assert [(s["reward"], s["weight"]) for s in prompt["samples"]] == [
+        (0.6, 1),
+        (0.2, 0),
+        (0.1, -1),
+    ]
+    assert (prompt["mean"], prompt["best"], prompt["kept"]) == (0.3, 0.6, 1)
+
+
+def test_a_run_that_asked_validation_users_alone_says_so() -> None:
+    own = table([0.1, 0.5, 0.2, 0.9]).assign(split="validation")
+    results = create_results(PARAMS, 7, sft=own, iteration_1=own)
+    assert reported_split(results) == "validation"
+    assert "2 held-out users (validation)" in state_result(results)
+    assert "Held-out validation users" in describe_run(results)
+    assert "iteration_1  0.4250 [" in describe_run(results)

@@ -208,6 +208,6 @@ def test_the_report_states_shows_and_escapes() -> None:
     )
     assert "no certain difference from sft" in html
     assert "0.4554" in html
-    assert "&lt;script&gt;alert(1)" in html
+    assert "\\u003cscript\\u003ealert(1)" in html
     assert "<script>alert(1)" not in html
     assert 'src="http' not in html

@@ -171,16 +171,23 @@ def with_tasks(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def log_results(results: pd.DataFrame, report: str) -> None:
-    """Print the table of the test users, and where to look next."""
+    """Print the table of the held-out users, and where to look next."""
+    split = reported_split(results)
     logger.info(
-        "held-out test users, mean [95%% interval over users]:\n\n%s\n\n"
+        "held-out %s users, mean [95%% interval over users]:\n\n%s\n\n"
         "all figures: data/08_reporting/results.csv\nreport: data/08_reporting/report.html\n"
         "MLflow: make ui     lineage: make viz",
-        results_table(results).to_string(),
+        split,
+        results_table(results, split).to_string(),
     )
 
 
-def results_table(results: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+def reported_split(results: pd.DataFrame) -> str:
+    """Name the split that the report speaks of: test, unless only validation users were asked."""
+    return "test" if results.empty or (results["split"] == "test").any() else "validation"
+
+
+def results_table(results: pd.DataFrame, split: str) -> pd.DataFrame:
     """Lay the results out for reading: a row per system, a column per metric."""
     table: dict[str, dict[str, str]] = {}
     for row in results[results["split"] == split].itertuples():

@@ -91,8 +91,20 @@ def create_pipeline(n_iterations: int) -> Pipeline:
 
 def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
     metrics: dict[str, Any] = {s: f"evaluation.{s}.metrics" for s in systems}
-    scored = {s: f"evaluation.{s}.scored_samples" for s in systems}
-    figures = {f"iteration_{t}": f"iteration_{t}.figures" for t in range(1, n_iterations + 1)}
+    of_systems = {
+        f"{kind}_{system}": f"evaluation.{system}.{dataset}"
+        for kind, dataset in (("scored", "scored_samples"), ("sampling", "sampling_figures"))
+        for system in systems
+    }
+    of_iterations = {
+        f"{kind}_iteration_{t}": f"iteration_{t}.{dataset}"
+        for kind, dataset in (
+            ("figures", "figures"),
+            ("drawn", "scored_samples"),
+            ("kept", "selected_samples"),
+        )
+        for t in range(1, n_iterations + 1)
+    }
     return Pipeline(
         [
             node(
@@ -109,9 +121,10 @@ def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
                     "profiles": "profiles",
                     "data_statistics": "data_statistics",
                     "seed": "params:seed",
+                    "fine_tuning": "sft.training_figures",
                 }
-                | {f"scored_{s}": dataset for s, dataset in scored.items()}
-                | {f"figures_{s}": dataset for s, dataset in figures.items()},
+                | of_systems
+                | of_iterations,
                 "report",
                 name="create_report",
             ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import pandas as pd
@@ -10,11 +11,10 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from rest_pg.pipelines.data_ingestion.examples import random_for
-from rest_pg.pipelines.evaluation.nodes import results_table
-from rest_pg.records import Example, Profile, ScoredSample
+from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
+from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
+from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
 
-N_EXAMPLES = 10
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
 
 
@@ -30,39 +30,61 @@ def create_report(
 
     Args:
         results: what ``create_results`` returned.
-        examples: all examples; ten of the test split are shown, drawn by the seed.
+        examples: all examples.
         profiles: what was retrieved for them.
         data_statistics: what the data holds.
         seed: of the run.
-        **parts: ``scored_<system>``, lists of scored samples; ``figures_<iteration>``, its figures.
+        **parts: by system ``scored_<system>``, scored samples, and ``sampling_<system>``, what drawing them
+            took; by iteration ``figures_<iteration>``, ``drawn_<iteration>``, all scored samples, and
+            ``kept_<iteration>``, those selected; ``fine_tuning``, what SFT took.
 
     Returns:
         HTML without any reference to the network; all text of users and policies is escaped.
     """
-    scored = {k.removeprefix("scored_"): v for k, v in parts.items() if k.startswith("scored_")}
-    figures = {k.removeprefix("figures_"): v for k, v in parts.items() if k.startswith("figures_")}
-    test = [example for example in examples if example.split == "test"]
+    scored, sampling, figures, drawn, kept = (
+        _of(parts, kind) for kind in ("scored", "sampling", "figures", "drawn", "kept")
+    )
+    split = reported_split(results)
+    own = [example for example in examples if example.split == split]
     return render(
         "report.jinja",
         sentence=state_result(results),
-        table=_table(results),
+        split=split,
+        table=_table(results, split),
         plots={
             "curve": reward_curve(results, figures).to_json(),
             "lengths": reward_against_length(scored).to_json(),
+            "selection": kept_and_left_out(drawn, kept).to_json(),
         },
         figures=figures,
-        examples=pick_examples(examples, profiles, scored, seed),
-        counts={"users": len({e.user_id for e in test}), "examples": len(test)},
+        costs=list_costs(parts["fine_tuning"], figures, sampling),
+        browse=browse_examples(
+            examples, profiles, scored, seed, system=list(scored)[-1], baseline=BASELINE
+        ),
+        iterations=browse_iterations(examples, drawn, kept, seed),
+        counts={"users": len({e.user_id for e in own}), "examples": len(own)},
         statistics=data_statistics.to_dict("records"),
         seed=seed,
     )
+
+
+def _of(parts: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Take the parts of one kind, by what follows it in their names."""
+    start = f"{kind}_"
+    return {name.removeprefix(start): own for name, own in parts.items() if name.startswith(start)}
 
 
 def render(template: str, **values: Any) -> str:
     """Render a report's template: all text is escaped, and a misspelt field raises."""
     loader = PackageLoader("rest_pg.pipelines.evaluation", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    return environment.get_template(template).render(plotlyjs=get_plotlyjs(), **values)
+    bundled = files("itables").joinpath("html")
+    return environment.get_template(template).render(
+        plotlyjs=get_plotlyjs(),
+        datatables_js=bundled.joinpath("dt_bundle.js").read_text(encoding="utf-8"),
+        datatables_css=bundled.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
+        **values,
+    )
 
 
 def state_result(results: pd.DataFrame) -> str:
@@ -70,7 +92,8 @@ def state_result(results: pd.DataFrame) -> str:
 
     "Improves" and "lowers" are said only if the whole interval is on one side of 0.
     """
-    rows = results[(results["metric"] == "reward_minus_sft") & (results["split"] == "test")]
+    split = reported_split(results)
+    rows = results[(results["metric"] == "reward_minus_sft") & (results["split"] == split)]
     rows = rows[rows["system"].str.startswith("iteration_")]
     if rows.empty:
         return "No iteration was compared with SFT."
@@ -83,7 +106,8 @@ def state_result(results: pd.DataFrame) -> str:
     else:
         verb = "shows no certain difference from SFT"
     return (
-        f"After {t} EM iteration{'s' * (t != '1')}, REST-PG {verb} on {row.n_users} held-out users: "
+        f"After {t} EM iteration{'s' * (t != '1')}, REST-PG {verb} on {row.n_users} held-out users"
+        f"{' (validation)' * (split != 'test')}: "
         f"{row.mean:+.4f} mean reward [95% interval {row.ci_low:+.4f}, {row.ci_high:+.4f}], "
         f"{row.n_examples} examples."
     )
@@ -91,18 +115,19 @@ def state_result(results: pd.DataFrame) -> str:
 
 def describe_run(results: pd.DataFrame) -> str:
     """Tell the run's question, its answer and its table, in Markdown, for MLflow's page."""
+    split = reported_split(results)
     return (
         "Does training on its own best samples make a policy write more as its users would?\n\n"
         f"**{state_result(results)}**\n\n"
-        "Held-out test users, mean [95% interval over users]:\n\n"
-        f"```\n{results_table(results).to_string()}\n```\n\n"
+        f"Held-out {split} users, mean [95% interval over users]:\n\n"
+        f"```\n{results_table(results, split).to_string()}\n```\n\n"
         "The report and each iteration's samples are among the artifacts."
     )
 
 
-def _table(results: pd.DataFrame) -> list[dict[str, Any]]:
+def _table(results: pd.DataFrame, split: str) -> list[dict[str, Any]]:
     systems: dict[str, dict[str, Any]] = {}
-    for row in results[results["split"] == "test"].itertuples():
+    for row in results[results["split"] == split].itertuples():
         systems.setdefault(str(row.system), {"system": row.system})[str(row.metric)] = row
     return list(systems.values())
 
@@ -153,6 +178,59 @@ def reward_against_length(scored: dict[str, Sequence[ScoredSample]]) -> go.Figur
     return style(figure, "words in the response", "reward")
 
 
+def kept_and_left_out(
+    drawn: Mapping[str, Sequence[ScoredSample]], kept: Mapping[str, Sequence[SelectedSample]]
+) -> go.Figure:
+    """Plot the rewards of the samples that each iteration kept, beside those of the others."""
+    figure = go.Figure()
+    groups: dict[str, dict[str, list[float]]] = {"left out": {}, "kept": {}}
+    for name, samples in drawn.items():
+        chosen = {(s.sample.example_id, s.sample.sample_index) for s in kept[name] if s.weight > 0}
+        for s in samples:
+            group = "kept" if (s.sample.example_id, s.sample.sample_index) in chosen else "left out"
+            groups[group].setdefault(name, []).append(s.score.reward)
+    for color, (group, rewards) in zip(COLORS, groups.items(), strict=False):
+        figure.add_box(
+            x=[name for name, own in rewards.items() for _ in own],
+            y=[reward for own in rewards.values() for reward in own],
+            name=group,
+            marker_color=color,
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+        )
+    figure.update_layout(boxmode="group")
+    return style(figure, "iteration", "reward")
+
+
+def list_costs(
+    fine_tuning: Mapping[str, float],
+    figures: Mapping[str, Mapping[str, float]],
+    sampling: Mapping[str, Mapping[str, float]],
+) -> list[dict[str, Any]]:
+    """List what sampling and training took, stage by stage: seconds, and tokens a second."""
+    rows = [("sft: training", fine_tuning["seconds"], fine_tuning["tokens_per_second"])]
+    for name, own in figures.items():
+        rows += [
+            (f"{name}: sampling", own["sampling_seconds"], own["sampling_tokens_per_second"]),
+            (f"{name}: training", own["training_seconds"], own["training_tokens_per_second"]),
+        ]
+    rows += [
+        (f"evaluation of {system}: sampling", own["seconds"], own["tokens_per_second"])
+        for system, own in sampling.items()
+    ]
+    total = sum(seconds for _, seconds, _ in rows)
+    return [
+        {
+            "stage": stage,
+            "seconds": round(seconds, 1),
+            "share": f"{seconds / total:.0%}",
+            "tokens a second": round(rate),
+        }
+        for stage, seconds, rate in rows
+    ]
+
+
 def style(figure: go.Figure, x: str, y: str) -> go.Figure:
     """Give a figure the report's looks, and its axes their titles."""
     figure.update_layout(
@@ -168,29 +246,3 @@ def style(figure: go.Figure, x: str, y: str) -> go.Figure:
     if x.startswith("EM"):
         figure.update_xaxes(dtick=1)
     return figure
-
-
-def pick_examples(
-    examples: Sequence[Example],
-    profiles: Sequence[Profile],
-    scored: dict[str, Sequence[ScoredSample]],
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Draw the test examples that are shown, with each system's first sample."""
-    test = [example for example in examples if example.split == "test"]
-    first = {
-        (system, s.sample.example_id): s
-        for system, samples in scored.items()
-        for s in samples
-        if s.sample.sample_index == 0
-    }
-    found = {profile.example_id: profile for profile in profiles}
-    drawn = random_for(seed, "report").sample(test, min(N_EXAMPLES, len(test)))
-    return [
-        {
-            "example": example,
-            "documents": found[example.example_id].documents,
-            "systems": [(s, first.get((s, example.example_id))) for s in scored],
-        }
-        for example in drawn
-    ]

@@ -279,6 +279,7 @@ def summarize_iteration(
         "sampling_seconds": sampling_figures["seconds"],
         "sampling_tokens_per_second": sampling_figures["tokens_per_second"],
         "training_seconds": training_figures["seconds"],
+        "training_tokens_per_second": training_figures["tokens_per_second"],
         "training_loss_last": training_figures["loss_last"],
         "seconds": sampling_figures["seconds"] + training_figures["seconds"],
     }

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rest_pg.pipelines.evaluation.report import COLORS, pick_examples, render, style
-from rest_pg.pipelines.study.nodes import METHOD, lay_out
+from rest_pg.pipelines.evaluation.reading import browse_examples
+from rest_pg.pipelines.evaluation.report import COLORS, render, style
+from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out
 from rest_pg.records import Example, Profile, ScoredSample
 
 PAPER = {"sft": 0.3976, "sft_reasoning": 0.3905, "rest_em": 0.4274, "rest_pg": 0.4554}
@@ -36,7 +37,7 @@ def create_study_report(
         iterations: the mean reward behind each iteration.
         costs: tokens and seconds of an answer, by system.
         data_statistics: what the data holds.
-        examples: all examples; ten of the test split are shown, drawn by the seed.
+        examples: all examples.
         profiles: what was retrieved for them.
         seed: of the run.
         **scored: ``scored_<system>``: its samples of the first training seed.
@@ -57,7 +58,8 @@ def create_study_report(
             "contrasts": plot_contrasts(contrasts).to_json(),
             "iterations": plot_iterations(iterations).to_json(),
         },
-        examples=pick_examples(examples, profiles, samples, seed),
+        browse=browse_examples(examples, profiles, samples, seed, system=METHOD, baseline=BASELINE),
+        iterations=[],
         n_seeds=int(study["n_seeds"].max()),
         seed=seed,
     )
