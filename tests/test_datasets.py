@@ -1,4 +1,5 @@
 import hashlib
+import inspect
 import json
 import random
 import subprocess
@@ -175,3 +176,23 @@ def test_a_samples_table_is_logged_once_per_run(tmp_path: Path) -> None:
     assert json.loads(table.read_text()) == {"columns": ["reward"], "data": [[0.5], [0.25]]}
     with pytest.raises(DatasetError, match="never read"):
         dataset.load()
+
+
+def test_previews_are_what_kedro_viz_takes_them_for(tmp_path: Path) -> None:
+    records = RecordsDataset(filepath=str(tmp_path / "d.jsonl"), record=DOCUMENT)
+    records.save([document(1, "a" * 400), document(2, "b")])
+    preview = records.preview(nrows=1)
+    assert preview["columns"][:3] == ["document_id", "user_id", "text"]
+    (row,) = preview["data"]
+    assert row[2] == "a" * 299 + "…"
+    csv = {"type": "pandas.CSVDataset", "save_args": {"index": False}}
+    table = SealedDataset(filepath=str(tmp_path / "t.csv"), dataset=csv)
+    table.save(pd.DataFrame({"n": [1, 2]}))
+    assert table.preview(nrows=1)["data"] == [[1]]
+    plot = SealedDataset(filepath=str(tmp_path / "p.json"), dataset={"type": "plotly.JSONDataset"})
+    kinds = [inspect.signature(own.preview).return_annotation for own in (records, table, plot)]
+    assert [getattr(kind, "__name__", kind) for kind in kinds] == [
+        *("TablePreview", "TablePreview", "PlotlyPreview")
+    ]
+    text = SealedDataset(filepath=str(tmp_path / "t.html"), dataset={"type": "text.TextDataset"})
+    assert not hasattr(text, "preview")

@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial, wraps
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
 from kedro.io.core import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
 from kedro.utils import load_obj
+from kedro_datasets._typing import TablePreview
 from pydantic import TypeAdapter, ValidationError
 
 from rest_pg.freshness import Origin
@@ -26,6 +28,8 @@ COMPLETE = "complete.json"
 """Written last into a policy's directory: the size and SHA-256 of each of its files."""
 ORIGIN = ".origin.json"
 """Behind a file's name: the file that says what made it."""
+SHOWN_CHARACTERS = 300
+"""Of a value in a preview, at most."""
 
 
 class _SealedFile(AbstractVersionedDataset[Any, Any]):
@@ -104,6 +108,10 @@ class SealedDataset(_SealedFile):
         """Store what ``dataset`` (its type and arguments, without a path) reads and writes."""
         super().__init__(filepath=filepath, version=version, metadata=metadata)
         self._dataset = dataset
+        shown = getattr(type(self._at(Path(filepath))), "preview", None)
+        if shown is not None:
+            # kedro-viz tells tables from plots by the return type of the dataset's own method
+            self.preview = wraps(shown)(partial(self._preview))
 
     def _read(self, path: Path) -> Any:
         return self._at(path).load()
@@ -114,8 +122,7 @@ class SealedDataset(_SealedFile):
     def _at(self, path: Path) -> Any:
         return AbstractDataset.from_config("sealed", {**self._dataset, "filepath": str(path)})
 
-    def preview(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what kedro-viz shows of the data."""
+    def _preview(self, *args: Any, **kwargs: Any) -> Any:
         return self._at(Path(self._get_load_path())).preview(*args, **kwargs)
 
     def _describe(self) -> dict[str, Any]:
@@ -161,8 +168,24 @@ class RecordsDataset(_SealedFile):
             for record in data:
                 file.write(json.dumps(self._adapter.dump_python(record, mode="json")) + "\n")
 
+    def preview(self, nrows: int = 10) -> TablePreview:
+        """Return the first records as kedro-viz shows tables; long texts are cut."""
+        path = Path(self._get_load_path())
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            records = [json.loads(line) for line in islice(lines, nrows)]
+        columns = list(records[0]) if records else []
+        rows = [[_cut(record[name]) for name in columns] for record in records]
+        return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": rows})
+
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "record": self._record, "version": self._version}
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 def seal_of(path: Path) -> Path:
