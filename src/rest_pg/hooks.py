@@ -20,6 +20,7 @@ from kedro.pipeline import Pipeline
 
 from rest_pg.datasets import policy_fingerprint, sweep_temporary
 from rest_pg.freshness import Origin, content_of, flatten, origins_of, stale_reasons
+from rest_pg.logs import LogHook
 from rest_pg.records import PolicyCheckpoint
 from rest_pg.usage import UsageHook
 
@@ -314,4 +315,5 @@ PROJECT_HOOKS = (
     LineageHook(),
     MlflowRunHook(),
     UsageHook(),
+    LogHook(),
 )
