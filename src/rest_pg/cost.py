@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
 
@@ -45,14 +47,18 @@ class ModelSize:
         )
 
     @property
+    def attention(self) -> int:
+        """Operations of a token's attention to one other token."""
+        return 4 * self.layers * self.query_size
+
+    @property
     def head(self) -> int:
         """Operations of the head for one token, H."""
         return 2 * self.hidden * self.vocabulary
 
     def token(self, context: float, *, head: bool) -> float:
         """Operations of one token that attends to ``context`` tokens: F + A (+ H)."""
-        attention = 4 * self.layers * self.query_size * context
-        return 2 * self.body + attention + (self.head if head else 0)
+        return 2 * self.body + self.attention * context + (self.head if head else 0)
 
 
 def sampling_operations(
@@ -106,55 +112,75 @@ class Rates:
     """The part of a decoding step that doesn't depend on its rows."""
     decode: float
     """Operations a second that further rows of a step are worked through at."""
+    attention: float = math.inf
+    """Operations a second of a row's attention to what it has written: memory bounds it, not arithmetic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decoding step: so many rows, each with so many tokens written before, took so long."""
+
+    rows: float
+    written: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One short run of a generator: what it did, and how long it took."""
+    """One short run of a generator."""
 
     seconds: float
     prompts: int
     prompt: float
     """Tokens of a prompt."""
-    steps: int = 0
-    """Decoding steps; a sample's first token comes from its prompt, and isn't one."""
-    tokens: int = 0
-    """Tokens of all samples, but their first ones."""
+    steps: Sequence[Step] = ()
+    """A sample's first token comes from its prompt, and is no step."""
 
 
-def fit_rates(size: ModelSize, first: Trial, prompts: Trial, few: Trial, full: Trial) -> Rates:
-    """Work out a generator's rates from four short runs.
+def fit_rates(size: ModelSize, first: Trial, prompts: Trial, decoding: Sequence[Trial]) -> Rates:
+    """Work out a generator's rates from short runs.
 
     Args:
         size: of its model.
         first: one prompt and one token, the model's loading included.
         prompts: several prompts and no step, by the loaded model.
-        few: some rows and a few steps.
-        full: as many rows as are decoded at once.
+        decoding: runs with steps, of few rows and of many.
     """
     prefill = prompts.seconds / prompts.prompts
-    work = prompts.prompt * size.token(prompts.prompt / 2, head=False) + size.head
-    a, b = (max(t.seconds - t.prompts * prefill, 0.0) for t in (few, full))
-    # a = few.steps * step + few.tokens * row, and the same for full
-    determinant = few.steps * full.tokens - full.steps * few.tokens
-    row = (few.steps * b - full.steps * a) / determinant if determinant else 0.0
-    # where the clock was disturbed, time can't fall with the rows, and no step takes less than nothing
-    row = min(max(row, 1e-3 * b / full.tokens), b / full.tokens)
-    step = (b - full.tokens * row) / full.steps
-    token = size.token(full.prompt + full.steps / 2, head=True)
+    rows = [
+        (1.0, s.rows * size.token(t.prompt, head=True), s.rows * s.written * size.attention)
+        for t in decoding
+        for s in t.steps
+    ]
+    taken = [s.seconds for t in decoding for s in t.steps]
+    step, row, attention = _least_squares(np.array(rows), np.array(taken))
     return Rates(
         start_seconds=max(first.seconds - prefill, 0.0),
-        prefill=work / prefill,
+        prefill=sampling_operations(size, n=1, m=0, prompt=prompts.prompt, output=0) / prefill,
         step_seconds=step,
-        decode=token / row if row else math.inf,
+        decode=1 / row if row else math.inf,
+        attention=1 / attention if attention else math.inf,
     )
 
 
-def decoding_steps(lengths: Sequence[int], max_rows: int) -> int:
-    """Count the steps in which samples of these lengths are written, a free row taking the next one.
+def _least_squares(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[float]:
+    """Fit values as a sum of columns, each at least 0 times: nothing takes less than no time."""
+    kept = list(range(columns.shape[1]))
+    found = [0.0] * columns.shape[1]
+    while kept:
+        scale = np.maximum(np.abs(columns[:, kept]).max(axis=0), 1e-300)
+        fitted = np.linalg.lstsq(columns[:, kept] / scale, values, rcond=None)[0] / scale
+        worst = int(fitted.argmin())
+        if fitted[worst] >= 0:
+            for place, value in zip(kept, fitted, strict=True):
+                found[place] = float(value)
+            break
+        kept.pop(worst)
+    return found
 
-    A sample's first token comes from its prompt.
-    """
+
+def decoding_steps(lengths: Sequence[int], max_rows: int) -> int:
+    """Count the steps in which samples of these lengths are written, a free row taking the next one."""
     rows = [0] * min(max_rows, len(lengths))
     for length in lengths:
         heapq.heappush(rows, heapq.heappop(rows) + max(length - 1, 0))
@@ -166,20 +192,26 @@ def sampling_seconds(
     rates: Rates,
     *,
     n: int,
-    m: int,
     prompt: float,
-    output: float,
+    shards: Sequence[Sequence[int]],
     max_rows: int,
-    steps: int | None = None,
 ) -> float:
-    """Estimate the time of :func:`sampling_operations`: prefill, and steps of up to max_rows rows.
+    """Estimate the time of :func:`sampling_operations`.
 
-    ``steps`` are those of all rows together, where samples differ in length; none: all have ``output``
-    tokens.
+    Args:
+        size: of the model.
+        rates: of the machine.
+        n: prompts.
+        prompt: tokens of one.
+        shards: the samples' lengths, in the order in which they are drawn; a shard begins when the one
+            before has ended.
+        max_rows: samples decoded at once, at most.
     """
+    lengths = [max(length - 1, 0) for shard in shards for length in shard]
     prefill = sampling_operations(size, n=n, m=0, prompt=prompt, output=0)
-    written = n * m * output * size.token(prompt + output / 2, head=True)
-    if steps is None:
-        steps = math.ceil(-(-n * m // max_rows) * output)
+    steps = sum(decoding_steps(shard, max_rows) for shard in shards)
+    written = sum(lengths) * size.token(prompt, head=True)
+    # a row that writes l tokens attends to 1 + 2 + … + l of them
+    behind = sum(length * (length + 1) / 2 for length in lengths) * size.attention
     start = rates.start_seconds + prefill / rates.prefill
-    return start + steps * rates.step_seconds + written / rates.decode
+    return start + steps * rates.step_seconds + written / rates.decode + behind / rates.attention

@@ -22,7 +22,7 @@ EVENT_SECONDS = 10.0
 REDRAW_SECONDS = 0.5
 
 Listener = Callable[[str, int, int], None]
-"""Is told the task, how much of it is done, and how much there is."""
+"""Is told the task, how many units of it are done, and how many tokens were written for it."""
 Item = TypeVar("Item")
 
 
@@ -59,8 +59,6 @@ class Track:
             return
         self.done += n
         self._bar.update(n)
-        for listener in Audience.listeners:
-            listener(self.task, self.done, self.total)
         self._tell()
 
     def count_tokens(self, n: int) -> None:
@@ -87,7 +85,9 @@ class Track:
             self._bar.close()
 
     def _tell(self) -> None:
-        """Log where the task stands, every so often, if a machine reads."""
+        """Tell the listeners where the task stands, and every so often a machine that reads the log."""
+        for listener in Audience.listeners:
+            listener(self.task, self.done, self._n_tokens)
         now = time.monotonic()
         if not Audience.machine or (now - self._told < EVENT_SECONDS and self.done < self.total):
             return

@@ -117,9 +117,9 @@ def places_of(pipeline: Pipeline, method: Mapping[str, Pipeline]) -> dict[str, P
 
 
 def in_words(seconds: float) -> str:
-    """Say a time as a person would: 40 seconds, 3.5 minutes, 2.1 hours."""
+    """Say a time as a person would: 40 s, 3.5 minutes, 2.1 hours."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 

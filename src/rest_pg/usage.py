@@ -91,7 +91,10 @@ class UsageHook:
         if seconds > SHORT_SECONDS:  # looking for what can be released takes half a second
             release_memory()
         place = self._places.get(node.name)
-        fields = {**(place.fields() if place else {"node": node.name}), "seconds": seconds}
+        fields = {
+            **(place.fields() if place else {"node": node.name}),
+            "seconds": round(seconds, 3),
+        }
         logger.info("   %s took %.1f s", node.name, seconds, extra={"fields": fields})
         self._measured[node.name] = seconds
         self._note(node.name, seconds, finished=True)
@@ -114,7 +117,7 @@ class UsageHook:
         seconds, memory = time.perf_counter() - self._run_started, peak_memory_gb()
         self._keep()
         self._compare()
-        fields = {"seconds": seconds, "peak_memory_gb": memory}
+        fields = {"seconds": round(seconds, 1), "peak_memory_gb": round(memory, 2)}
         logger.info(
             "the run took %.1f minutes and at most %.1f GB",
             seconds / 60,

@@ -15,6 +15,7 @@ from rest_pg.config import Decoding, TrainingParams
 from rest_pg.cost import (
     ModelSize,
     Rates,
+    Step,
     Trial,
     fit_rates,
     sampling_seconds,
@@ -45,7 +46,10 @@ def run(repeats: int) -> list[Comparison]:
     rows = []
     for case in _variations(SAMPLING, SAMPLING_SIZES):
         measured = statistics.median(_sample(*_sizes(case)) for _ in range(repeats))
-        estimate = sampling_seconds(size, rates, **case, max_rows=MAX_ROWS)
+        n, m, prompt_tokens, output = _sizes(case)
+        estimate = sampling_seconds(
+            size, rates, n=n, prompt=prompt_tokens, shards=[[output] * n * m], max_rows=MAX_ROWS
+        )
         rows.append(_row("sampling", case, measured, estimate))
     # training has one rate: two sizes give it and the time that no example costs
     small, large = {**TRAINING, "n": 2}, {**TRAINING, "n": 6}
@@ -67,10 +71,14 @@ def calibrate(size: ModelSize, prompt: int = 384, output: int = 33) -> Rates:
 
     def trial(n: int, m: int, output: int) -> Trial:
         seconds = _sample(n=n, m=m, prompt=prompt, output=output, generator=generator)
-        return Trial(seconds, n, prompt, output - 1, n * m * (output - 1))
+        steps = output - 1
+        each = Step(n * m, 0, max(seconds - n * prefill, 0.0) / steps) if steps else None
+        return Trial(seconds, n, prompt, [each] * steps if each else [])
 
+    prefill = 0.0
     first, prompts = trial(1, 1, 1), trial(4, 1, 1)
-    return fit_rates(size, first, prompts, trial(1, 1, output), trial(1, MAX_ROWS, output))
+    prefill = prompts.seconds / prompts.prompts
+    return fit_rates(size, first, prompts, [trial(1, 1, output), trial(1, MAX_ROWS, output)])
 
 
 def _variations(middle: dict[str, int], sizes: dict[str, tuple[int, int]]) -> list[dict[str, int]]:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from kedro.utils import load_obj
@@ -24,7 +25,7 @@ from rest_pg.backends.protocols import (
     Trainer,
 )
 from rest_pg.config import Decoding, TrainingParams
-from rest_pg.cost import ModelSize, Rates, Trial, fit_rates, training_operations
+from rest_pg.cost import ModelSize, Rates, Step, Trial, fit_rates, training_operations
 from rest_pg.pipelines.evaluation.nodes import measure_samples
 from rest_pg.pipelines.self_training.nodes import score_samples
 from rest_pg.progress import listening
@@ -35,7 +36,7 @@ TRIED_PROMPTS = 8
 TRIED_ROWS = 16
 TRIED_STEPS, FULL_STEPS = 16, 40
 """Decoding steps of few rows, and of a full batch: steps grow dearer with what is written already."""
-TRAINED_ROWS = 3
+TRAINED_ROWS = 4
 TRIED_SAMPLES = 4
 """Scored for a prompt, at most."""
 PATIENCE = 4.0
@@ -139,25 +140,49 @@ def measure_sampling(
             for i, p in enumerate(chosen[:n])
         ]
         short = decoding.model_copy(update={"max_new_tokens": n_tokens})
-        started = time.perf_counter()
-        drawn = generator.generate(policy, requests, short)
-        return _trial(time.perf_counter() - started, n, length, drawn)
+        marks: list[tuple[float, int]] = []
 
+        def listen(task: str, done: int, n_written: int) -> None:
+            marks.append((time.perf_counter(), n_written))
+
+        started = time.perf_counter()
+        with listening(listen):
+            drawn = generator.generate(policy, requests, short)
+        seconds = time.perf_counter() - started
+        steps = _steps(marks) or _even_steps(drawn, seconds - n * prefill)
+        return Trial(seconds, n, length, steps)
+
+    prefill = 0.0
     first, alone = trial(1, 1, 1), trial(4, 1, 1)
+    prefill = alone.seconds / alone.prompts
     full = max(rows // TRIED_PROMPTS, 1)
     few = max(min(TRIED_ROWS, rows // 2) // 4, 1)
     # a step of a full batch takes about as long as so many tokens of a prompt
-    expected = alone.seconds / alone.prompts * full * TRIED_PROMPTS / length
+    expected = prefill * full * TRIED_PROMPTS / length
     share = min(1.0, PATIENCE / max(expected * FULL_STEPS, 1e-6))
     steps = [max(2, round(share * most)) for most in (TRIED_STEPS, FULL_STEPS)]
-    return fit_rates(
-        size, first, alone, trial(4, few, steps[0] + 1), trial(TRIED_PROMPTS, full, steps[1] + 1)
-    )
+    trials = trial(4, few, steps[0] + 1), trial(TRIED_PROMPTS, full, steps[1] + 1)
+    return fit_rates(size, first, alone, trials)
 
 
-def _trial(seconds: float, n: int, length: float, drawn: Sequence[Generation]) -> Trial:
+def _steps(marks: Sequence[tuple[float, int]]) -> list[Step]:
+    """Return each step between two marks of a generator that counts its tokens as it goes."""
+    # a sample's end is told too, and is no step
+    told = [later for earlier, later in pairwise([(0.0, 0), *marks]) if later[1] > earlier[1]]
+    return [
+        Step(rows=end[1] - start[1], written=number, seconds=end[0] - start[0])
+        for number, (start, end) in enumerate(pairwise(told), start=1)
+    ]
+
+
+def _even_steps(drawn: Sequence[Generation], seconds: float) -> list[Step]:
+    """Return equal steps, for a generator that says nothing while it works."""
     behind = [max(generation.n_tokens - 1, 0) for generation in drawn]
-    return Trial(seconds, n, length, max(behind, default=0), sum(behind))
+    n = max(behind, default=0)
+    if n == 0:
+        return []
+    # nothing written before: what grows with it can't be told apart from here
+    return [Step(rows=sum(behind) / n, written=0, seconds=max(seconds, 0.0) / n)] * n
 
 
 def measure_training(
@@ -181,7 +206,7 @@ def measure_training(
     short = params.model_copy(update={"epochs": 1, "batch_size": 1, "max_steps": None})
     ends: list[float] = []
 
-    def listen(task: str, done: int, total: int) -> None:
+    def listen(task: str, done: int, n_tokens: int) -> None:
         if task == "training":
             ends.append(time.perf_counter())
 

@@ -13,7 +13,6 @@ from kedro.pipeline.node import Node
 from rest_pg.config import Decoding, EvaluationParams, ExpectationParams, TrainingParams
 from rest_pg.cost import (
     ModelSize,
-    decoding_steps,
     sampling_operations,
     sampling_seconds,
     training_operations,
@@ -152,7 +151,6 @@ class _Estimator:
         )
         shard = (work.batch.prompts_per_shard or n) * m
         shards = [written[start : start + shard] for start in range(0, len(written), shard)]
-        steps = sum(decoding_steps(part, work.batch.max_rows) for part in shards)
         sizes: dict[str, Any] = {
             "n": n,
             "m": m,
@@ -160,7 +158,12 @@ class _Estimator:
             "output": sum(written) / len(written),
         }
         seconds = sampling_seconds(
-            work.size, self._speed.sampling, **sizes, max_rows=work.batch.max_rows, steps=steps
+            work.size,
+            self._speed.sampling,
+            n=n,
+            prompt=lengths.prompt,
+            shards=shards,
+            max_rows=work.batch.max_rows,
         )
         return {
             "prompts": n,

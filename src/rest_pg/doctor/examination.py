@@ -17,7 +17,6 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks.manager import _NullPluginManager
 from kedro.framework.project import pipelines, settings
 from kedro.io import DataCatalog
-from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from transformers import AutoConfig
 
@@ -35,6 +34,7 @@ from rest_pg.doctor.calibration import (
 from rest_pg.doctor.estimate import Lengths, Workload, by_part, estimate
 from rest_pg.doctor.findings import Finding, histogram, ok
 from rest_pg.doctor.machine import (
+    OtherWork,
     check_devices,
     check_disk,
     check_memory,
@@ -131,17 +131,19 @@ class Examination:
         yield Section("budgets", self._check_budgets(), self._histogram())
         speed = Speed.stated(self._parameters["plan"].operations_per_second)
         if calibrated:
-            started = time.perf_counter()
+            started, others = time.perf_counter(), OtherWork()
             with listen() as records:
                 try:
                     speed = self._calibrate()
-                except (ValueError, DatasetError, MemoryError, OSError, RuntimeError) as error:
+                except Exception as error:
                     remedy = "mend it, or look at the rest with --no-calibration"
                     yield Section("calibration", [_problem("back-ends", error, remedy)])
                     raise ProblemError from error
             said = [_warning(r) for r in records if r.levelno >= logging.WARNING]
             took = in_words(time.perf_counter() - started)
-            yield Section("calibration", [ok("back-ends", f"they work; {took}"), *said])
+            yield Section(
+                "calibration", [ok("back-ends", f"they work; {took}"), *others.check(), *said]
+            )
         yield Section("memory and disk", self._check_room(calibrated=calibrated))
         yield Section(*self._estimate(speed, calibrated=calibrated))
 
@@ -154,7 +156,7 @@ class Examination:
         """Yield a section with what ``work`` finds, or with the error that it ends in."""
         try:
             yield Section(title, [*(findings or []), *work()])
-        except (ValueError, TypeError, DatasetError, OSError, RuntimeError, LookupError) as error:
+        except Exception as error:  # whatever would stop a run is what is looked for
             yield Section(title, [*(findings or []), _problem(title, error)])
             raise ProblemError from error
 

@@ -102,6 +102,31 @@ def available_memory() -> int:
     return min(free, limit - used)
 
 
+class OtherWork:
+    """What other programs take of the processors from its making on, hypervisors included."""
+
+    SHARE = 0.2
+    """Of all processors; more of it makes a measured time say little."""
+
+    def __init__(self) -> None:
+        self._started, self._own = psutil.cpu_times(), psutil.Process().cpu_times()
+
+    def check(self) -> list[Finding]:
+        """Warn if it was much: times that were measured beside it are too long."""
+        now, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        took = {name: getattr(now, name) - getattr(self._started, name) for name in now._fields}
+        idle = took["idle"] + took.get("iowait", 0.0)
+        # what guests took is counted among user times already
+        total = sum(v for name, v in took.items() if not name.startswith("guest"))
+        mine = own.user + own.system - self._own.user - self._own.system
+        share = (total - idle - mine) / max(total, 1e-9)
+        if share < self.SHARE:
+            return []
+        found = f"other programs took {share:.0%} of the processors meanwhile"
+        remedy = "end them and look again, or take the estimate as one beside them"
+        return [Finding(level="warning", subject="other work", found=found, remedy=remedy)]
+
+
 def check_memory(needed: float, source: str) -> Finding:
     """Compare the bytes that the run needs with those that are there.
 

@@ -177,15 +177,13 @@ class _FewPaths:
 
 @contextmanager
 def listen() -> Iterator[list[logging.LogRecord]]:
-    """Take what nodes and back-ends say in the log's place."""
-    own = logging.getLogger(PACKAGE)
+    """Take in the log's place what nodes and back-ends say, and what any library warns of."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[assignment]
-    own.addHandler(handler)
-    before, own.propagate, Audience.bars = own.propagate, False, False
+    handler.addFilter(lambda r: r.name.partition(".")[0] == PACKAGE or r.levelno >= logging.WARNING)
+    before, logging.root.handlers, Audience.bars = logging.root.handlers, [handler], False
     try:
         yield records
     finally:
-        own.propagate, Audience.bars = before, True
-        own.removeHandler(handler)
+        logging.root.handlers, Audience.bars = before, True
