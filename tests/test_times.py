@@ -3,6 +3,8 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
+from trust.conftest import node_of
+
 from rest_pg import usage
 from rest_pg.times import (
     TIME_COLUMNS,
@@ -49,6 +51,8 @@ def test_a_node_knows_where_it_stands() -> None:
         "self_training, iteration 1",
         "self_training, iteration 2",
     ]
+    # as the tests of faults read it
+    assert [node_of(f"12:00:00  ── {p.describe(5)}") for p in places.values()] == list(places)
     alone = places_of(step("audit.look", "start"), METHOD)["audit.look"]
     assert (alone.describe(), alone.part) == ("audit.look (1 of 1 nodes)", "audit")
 
