@@ -2,7 +2,6 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
-
 from trust.conftest import node_of
 
 from rest_pg import usage
