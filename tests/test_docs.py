@@ -28,7 +28,9 @@ def commands(name: str) -> set[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "command"), sorted(commands("kedro run")))
+@pytest.mark.parametrize(
+    ("page", "command"), sorted(commands("kedro run") | commands("kedro doctor"))
+)
 def test_a_command_names_what_exists(page: str, command: str, monkeypatch) -> None:
     words = [w for w in shlex.split(command.replace("…", "x")) if w not in ("|",)]
     options = dict(zip(words, [*words[1:], ""], strict=True))

@@ -250,6 +250,15 @@ class PlanParams(Params):
     """The language model of the reward, in the same ways; none: the reward has none."""
 
 
+class DoctorParams(Params):
+    """What ``kedro doctor`` needs to know beside the parameters of the run itself."""
+
+    examples: int = Field(ge=8)
+    """Examples whose profiles and prompts are really made, at most; drawn evenly, they stand for all."""
+    price_per_hour: float = Field(default=0.0, ge=0)
+    """What an hour of this machine costs, in any currency; 0: only time is estimated."""
+
+
 class ForgetParams(Params):
     """Whom to forget, and where."""
 

@@ -22,9 +22,12 @@ from pydantic import BaseModel
 
 PACKAGE = __name__.partition(".")[0]
 
-DECLARATIVE = {f"{PACKAGE}.{name}" for name in ("config", "records", "datasets", "freshness")}
+DECLARATIVE = {
+    f"{PACKAGE}.{name}" for name in ("config", "records", "datasets", "freshness", "progress")
+}
 """Modules that declare what others compute with: what is in them reaches a node as a parameter or a
-record, and a new parameter of one node shouldn't make every other node's results stale."""
+record, and a new parameter of one node shouldn't make every other node's results stale. Nor should
+another way to show how far a loop is."""
 
 PLACES = {"directory", "prompts_per_shard", "samples_per_shard", "checkpoint_steps"}
 """Arguments of back-ends that say where and in which portions work is kept, and change no result."""

@@ -23,12 +23,10 @@ from rest_pg.pipelines import (
     sft,
     study,
 )
+from rest_pg.times import STAGES
 
 # dots are how Kedro itself writes namespaces
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
-
-
-STAGES = ("data_ingestion", "reasoning_path", "sft", "self_training", "evaluation")
 
 
 def register_pipelines() -> dict[str, Pipeline]:

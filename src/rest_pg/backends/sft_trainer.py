@@ -22,7 +22,6 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     PrinterCallback,
@@ -55,6 +54,7 @@ from rest_pg.backends.shared_prompt import (
 from rest_pg.config import PreferenceParams, TrainingParams
 from rest_pg.datasets import policy_fingerprint
 from rest_pg.memory import explain_lack_of_memory, release_memory
+from rest_pg.progress import track, tracked
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 
 logger = logging.getLogger(__name__)
@@ -91,13 +91,7 @@ class _Progress(TrainerCallback):
         self._bar: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="training",
-            unit="step",
-            disable=None,
-        )
+        self._bar = track("training", state.max_steps, "step", done=state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._bar.update()
@@ -111,7 +105,7 @@ class _Progress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs and "loss" in logs:
-            self._bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+            self._bar.note(f"loss {float(logs['loss']):.3f}")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._bar.close()
@@ -300,7 +294,7 @@ def _add_start_losses(model: Any, rows: Sequence[dict[str, Any]]) -> None:
     """Note each completion's loss under the policy that training starts from, in its products."""
     model.eval()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=supports_bfloat16()):
-        for row in tqdm(rows, desc="reading pairs", unit="prompt", disable=None):
+        for row in tracked(rows, "reading pairs", "prompt"):
             inputs = collate_row(Row(row["prompt"], row["completions"], row["weights"]))
             inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
             row["start_losses"] = completion_losses(token_losses(model, inputs), inputs).tolist()

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoConfig
 
 from rest_pg.backends.models import (
@@ -31,6 +30,7 @@ from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
 from rest_pg.backends.sampling import draw_tokens
 from rest_pg.config import Decoding
 from rest_pg.memory import explain_lack_of_memory, reuse_freed_memory
+from rest_pg.progress import Track, track
 from rest_pg.records import PolicyCheckpoint
 
 logger = logging.getLogger(__name__)
@@ -176,8 +176,7 @@ class _Run:
 
     def generations(self) -> Iterator[Generation]:
         """Yield samples as they end."""
-        bar = tqdm(total=self.n_samples, desc="sampling", unit="sample", disable=None)
-        n_tokens = 0
+        bar = track("sampling", self.n_samples, "sample")
         while self.queue or self.groups:
             yield from self._admit(bar)
             if not self.rows:
@@ -189,12 +188,11 @@ class _Run:
                 use_cache=False,
                 prefix_memory=self.memory,
             ).logits[:, -1]
-            n_tokens += len(self.rows)
-            bar.set_postfix_str(f"{n_tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s")
+            bar.count_tokens(len(self.rows))
             yield from self._extend(logits, bar)
         bar.close()
 
-    def _admit(self, bar: Any) -> Iterator[Generation]:
+    def _admit(self, bar: Track) -> Iterator[Generation]:
         """Fill free rows: first from prompts in memory, then from new ones."""
         while not self.memory.full[1]:
             group = next((i for i, g in enumerate(self.groups) if g.waiting), None)
@@ -227,13 +225,13 @@ class _Run:
         self.groups.append(_Group(request, logits, waiting))
         return group
 
-    def _extend(self, logits: Tensor, bar: Any) -> Iterator[Generation]:
+    def _extend(self, logits: Tensor, bar: Track) -> Iterator[Generation]:
         """Draw the next token of every row; rows are visited backwards, as closing one moves one."""
         tokens = draw_tokens(logits, *self._how(), [row.generator for row in self.rows]).tolist()
         for position in reversed(range(len(self.rows))):
             yield from self._write(position, tokens[position], bar)
 
-    def _write(self, position: int, token: int, bar: Any) -> Iterator[Generation]:
+    def _write(self, position: int, token: int, bar: Track) -> Iterator[Generation]:
         """Append a token to a row; yield the sample if that ends it."""
         row = self.rows[position]
         finished = token in self.stop

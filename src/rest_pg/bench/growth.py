@@ -15,7 +15,9 @@ from rest_pg.config import Decoding, TrainingParams
 from rest_pg.cost import (
     ModelSize,
     Rates,
-    sampling_operations,
+    Step,
+    Trial,
+    fit_rates,
     sampling_seconds,
     training_operations,
 )
@@ -43,8 +45,11 @@ def run(repeats: int) -> list[Comparison]:
     rates = calibrate(size)
     rows = []
     for case in _variations(SAMPLING, SAMPLING_SIZES):
-        measured = statistics.median(_sample(**case) for _ in range(repeats))
-        estimate = sampling_seconds(size, rates, **case, max_rows=MAX_ROWS)
+        measured = statistics.median(_sample(*_sizes(case)) for _ in range(repeats))
+        n, m, prompt_tokens, output = _sizes(case)
+        estimate = sampling_seconds(
+            size, rates, n=n, prompt=prompt_tokens, shards=[[output] * n * m], max_rows=MAX_ROWS
+        )
         rows.append(_row("sampling", case, measured, estimate))
     # training has one rate: two sizes give it and the time that no example costs
     small, large = {**TRAINING, "n": 2}, {**TRAINING, "n": 6}
@@ -62,18 +67,18 @@ def run(repeats: int) -> list[Comparison]:
 
 def calibrate(size: ModelSize, prompt: int = 384, output: int = 33) -> Rates:
     """Measure this machine's rates with four short runs of the generator."""
-    one = _sample(n=1, m=1, prompt=prompt, output=1)
-    prefill = (_sample(n=4, m=1, prompt=prompt, output=1) - one) / 3
-    steps = output - 1
-    step = (_sample(n=1, m=1, prompt=prompt, output=output) - one) / steps
-    full = (_sample(n=1, m=MAX_ROWS, prompt=prompt, output=output) - one) / steps
-    row = size.token(prompt + output / 2, head=True)
-    return Rates(
-        start_seconds=max(one - prefill, 0.0),
-        prefill=sampling_operations(size, n=1, m=0, prompt=prompt, output=0) / prefill,
-        step_seconds=step,
-        decode=(MAX_ROWS - 1) * row / (full - step),
-    )
+    generator = SharedPrefixGenerator(max_rows=MAX_ROWS)
+
+    def trial(n: int, m: int, output: int) -> Trial:
+        seconds = _sample(n=n, m=m, prompt=prompt, output=output, generator=generator)
+        steps = output - 1
+        each = Step(n * m, 0, max(seconds - n * prefill, 0.0) / steps) if steps else None
+        return Trial(seconds, n, prompt, [each] * steps if each else [])
+
+    prefill = 0.0
+    first, prompts = trial(1, 1, 1), trial(4, 1, 1)
+    prefill = prompts.seconds / prompts.prompts
+    return fit_rates(size, first, prompts, [trial(1, 1, output), trial(1, MAX_ROWS, output)])
 
 
 def _variations(middle: dict[str, int], sizes: dict[str, tuple[int, int]]) -> list[dict[str, int]]:
@@ -92,14 +97,22 @@ def _training_operations(size: ModelSize, case: dict[str, int]) -> float:
     return training_operations(size, n=n, k=k, prompt=prompt, output=output, lora=True)
 
 
-def _sample(n: int, m: int, prompt: int, output: int) -> float:
+def _sizes(case: dict[str, int]) -> tuple[int, int, int, int]:
+    return case["n"], case["m"], case["prompt"], case["output"]
+
+
+def _sample(
+    n: int, m: int, prompt: int, output: int, generator: SharedPrefixGenerator | None = None
+) -> float:
+    """Draw samples, and return the seconds; without a generator a new one loads its model first."""
+    generator = generator or SharedPrefixGenerator(max_rows=MAX_ROWS)
     requests = [
         GenerationRequest(example_id=str(i), prompt=text, seeds=tuple(range(m)))
         for i, text in enumerate(texts(n, prompt, offset=20))
     ]
     decoding = Decoding(temperature=0.7, top_p=0.95, max_new_tokens=output)
     started = time.perf_counter()
-    SharedPrefixGenerator(max_rows=MAX_ROWS).generate(endless_policy(), requests, decoding)
+    generator.generate(endless_policy(), requests, decoding)
     return time.perf_counter() - started
 
 

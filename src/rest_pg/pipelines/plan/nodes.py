@@ -54,7 +54,7 @@ def create_plan(
         ValueError: a training example could be longer than its budget, or a model's configuration
             can't be read.
     """
-    _check_budgets(prompt, sft, expectation, maximization)
+    check_budgets(prompt, sft, expectation, maximization)
     policy = ModelSize.of(_configuration(plan.policy))
     judge = None if plan.judge is None else ModelSize.of(_configuration(plan.judge))
     _check_disk(policy, n_iterations)
@@ -83,12 +83,13 @@ def create_plan(
     return table[COLUMNS].round(3)
 
 
-def _check_budgets(
+def check_budgets(
     prompt: PromptParams,
     sft: TrainingParams,
     expectation: ExpectationParams,
     maximization: MaximizationParams,
 ) -> None:
+    """Raise ``ValueError`` if a sample could be too long to be learnt."""
     longest = prompt.max_tokens + expectation.decoding.max_new_tokens
     for name, params in (("sft", sft), ("maximization", maximization)):
         if params.max_tokens < longest:

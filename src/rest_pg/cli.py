@@ -1,0 +1,53 @@
+"""The project's own commands, beside Kedro's: ``kedro doctor``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.cli.project import PARAMS_ARG_HELP, run
+from kedro.framework.cli.utils import CONTEXT_SETTINGS, _split_params, env_option
+from kedro.utils import find_kedro_project
+
+# a packaged project is run by this module's ``run``
+__all__ = ["cli", "run"]
+
+
+@click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
+def cli() -> None:
+    """Hold the project's commands."""
+
+
+@cli.command()
+@env_option
+@click.option(
+    "--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=_split_params
+)
+@click.option(
+    "--calibration/--no-calibration",
+    default=True,
+    help="Measure this machine's speed, in about 20 seconds.",
+)
+def doctor(env: str | None, params: dict[str, Any], calibration: bool) -> None:
+    """Say whether a run would work here, and how long it would take.
+
+    Checks versions, devices, models, data, prompts, budgets, memory and disk; the exit status is 1 if
+    something would make the run fail.
+    """
+    # everything heavy waits until it is needed: every kedro command imports this module
+    from rest_pg.doctor.examination import examine  # noqa: PLC0415
+    from rest_pg.doctor.findings import lay_out  # noqa: PLC0415
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    levels: Counter[str] = Counter()
+    for section in examine(project, env, params, calibrated=calibration):
+        click.secho(f"\n{section.title}", bold=True)
+        click.echo(lay_out(section.findings))
+        if section.table:
+            click.echo("\n" + "\n".join(f"  {line}" for line in section.table.splitlines()))
+        levels.update(finding.level for finding in section.findings)
+    click.echo(f"\n{levels['problem']} problems, {levels['warning']} warnings")
+    if levels["problem"]:
+        raise click.exceptions.Exit(1)

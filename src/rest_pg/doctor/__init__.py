@@ -1,0 +1,1 @@
+"""What ``kedro doctor`` looks at before a run, and what it estimates."""
