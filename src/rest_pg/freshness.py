@@ -233,7 +233,10 @@ def _parsed(module: str) -> tuple[ast.Module, str]:
     for owner in ast.walk(tree):
         if isinstance(owner, ast.Module | ast.ClassDef | ast.FunctionDef):
             owner.body = [s for s in owner.body if not _is_text(s)]
-    return tree, _digest(ast.dump(tree))
+    code = ast.dump(tree)
+    if path and path.name == "__init__.py":  # what a package compiles is its code too
+        code += "".join(p.read_text(encoding="utf-8") for p in sorted(path.parent.glob("*.cpp")))
+    return tree, _digest(code)
 
 
 def _is_text(statement: ast.stmt) -> bool:

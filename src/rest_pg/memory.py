@@ -29,7 +29,7 @@ def reuse_freed_memory() -> Iterator[None]:
     finally:
         libc.mallopt(mmap_threshold, 1 << 25)
         libc.mallopt(trim_threshold, 1 << 26)
-        release_memory()
+        libc.malloc_trim(0)
 
 
 @contextmanager

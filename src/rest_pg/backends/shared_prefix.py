@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,23 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from rest_pg.backends.decoders import Decoder, ModelDecoder
 from rest_pg.backends.models import (
     load_model,
     load_tokenizer,
     stop_tokens,
     supports_bfloat16,
 )
+from rest_pg.backends.native import (
+    NativeDecoder,
+    NativeWeights,
+    load_library,
+)
+from rest_pg.backends.native import (
+    unsupported_reason as native_unsupported_reason,
+)
 from rest_pg.backends.packed_linear import pack_linear_layers
-from rest_pg.backends.prefix_attention import ATTENTION, PrefixMemory, unsupported_reason
+from rest_pg.backends.prefix_attention import ATTENTION, unsupported_reason
 from rest_pg.backends.protocols import Generation, GenerationRequest
 from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
 from rest_pg.backends.sampling import draw_tokens
@@ -70,6 +80,7 @@ class SharedPrefixGenerator:
         max_cache_tokens: int = 65_536,
         dtype: str = "auto",
         pack: bool = True,
+        native: bool = True,
     ) -> None:
         """Bound the batch.
 
@@ -81,6 +92,8 @@ class SharedPrefixGenerator:
             dtype: auto, bfloat16 or float32; int8 weights with float32 activations, on the CPU
                 (the same reward in docs/experiments.md).
             pack: lay linear layers out for the CPU's kernels.
+            native: decode in machine code (:mod:`rest_pg.backends.native`) where bfloat16 is
+                multiplied by a CPU that it knows, and a C++ compiler is installed.
 
         Raises:
             ValueError: ``max_rows`` is below 1, or ``dtype`` is none of these.
@@ -93,7 +106,8 @@ class SharedPrefixGenerator:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(choices)}: name one")
         self._max_rows, self._max_cache_tokens = max_rows, max_cache_tokens
         self._dtype, self._pack, self._int8 = choices[dtype], pack, dtype == "int8"
-        self._loaded: tuple[Path, Any] | None = None
+        self._native = native and self._dtype == torch.bfloat16
+        self._loaded: tuple[Path, Callable[..., Decoder], set[int]] | None = None
 
     def generate(
         self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
@@ -113,23 +127,34 @@ class SharedPrefixGenerator:
             reuse_freed_memory(),
             explain_lack_of_memory("sampling", remedy),
         ):
-            model = self._load(policy)
-            tokenizer = load_tokenizer(policy)
-            limits = (self._max_rows, self._max_cache_tokens)
-            run = _Run(model, tokenizer, requests, decoding, *limits)
+            run = self._start(policy, requests, decoding)
             done = {(g.example_id, g.sample_index): g for g in run.generations()}
             del run  # its memory is given back here
         return [done[r.example_id, i] for r in requests for i in range(len(r.seeds))]
 
-    def _load(self, policy: PolicyCheckpoint) -> Any:
-        """Load a policy, once for all calls in a row that ask for it."""
+    def _start(
+        self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
+    ) -> _Run:
+        """Load a policy, once for all calls in a row that ask for it, and queue the requests."""
         if self._loaded is None or self._loaded[0] != policy.path:
             self._loaded = None  # never two of them in memory
-            model = load_model(policy, self._dtype, ATTENTION).eval()
-            if (self._pack or self._int8) and model.device.type == "cpu":
-                pack_linear_layers(model, self._max_rows, int8=self._int8)
-            self._loaded = (policy.path, model)
-        return self._loaded[1]
+            self._loaded = (policy.path, *self._load(policy))
+        _, start, stop = self._loaded
+        limits = (self._max_rows, self._max_cache_tokens)
+        return _Run(start, load_tokenizer(policy), stop, requests, decoding, *limits)
+
+    def _load(self, policy: PolicyCheckpoint) -> tuple[Callable[..., Decoder], set[int]]:
+        """Load a policy; return what starts a decoder of it, and its stop tokens."""
+        model = load_model(policy, self._dtype, ATTENTION).eval()
+        stop = stop_tokens(model, load_tokenizer(policy))
+        if self._native and native_unsupported_reason(model.config) is None:
+            library = load_library()
+            if library is not None:
+                weights = NativeWeights(model)
+                return partial(NativeDecoder, library, model, weights), stop
+        if (self._pack or self._int8) and model.device.type == "cpu":
+            pack_linear_layers(model, self._max_rows, int8=self._int8)
+        return partial(ModelDecoder, model), stop
 
 
 class _Run:
@@ -137,16 +162,16 @@ class _Run:
 
     def __init__(
         self,
-        model: Any,
+        start: Callable[..., Decoder],
         tokenizer: Any,
+        stop: set[int],
         requests: Sequence[GenerationRequest],
         decoding: Decoding,
         max_rows: int,
         max_cache_tokens: int,
     ) -> None:
-        self.model, self.tokenizer, self.requests = model, tokenizer, requests
-        self.decoding = decoding
-        self.stop = stop_tokens(model, tokenizer)
+        self.tokenizer, self.requests = tokenizer, requests
+        self.decoding, self.stop = decoding, stop
         self.prompts = [
             tokenizer(r.prompt, add_special_tokens=False, return_tensors="pt").input_ids
             for r in requests
@@ -163,13 +188,11 @@ class _Run:
             max_rows,
             max_cache_tokens,
         )
-        self.memory = PrefixMemory(
-            model.config,
+        self.decoder = start(
             groups=groups,
             rows=rows,
             prefix_tokens=prefix_tokens,
             suffix_tokens=decoding.max_new_tokens,
-            like=next(model.parameters()),
         )
         self.groups: list[_Group] = []
         self.rows: list[_Row] = []
@@ -181,30 +204,24 @@ class _Run:
             yield from self._admit(bar)
             if not self.rows:
                 continue
-            last = torch.tensor([row.tokens[-1] for row in self.rows], device=self.model.device)
-            logits = self.model(
-                input_ids=last[:, None],
-                position_ids=self.memory.plan_step(),
-                use_cache=False,
-                prefix_memory=self.memory,
-            ).logits[:, -1]
+            logits = self.decoder.step([row.tokens[-1] for row in self.rows])
             bar.count_tokens(len(self.rows))
             yield from self._extend(logits, bar)
         bar.close()
 
     def _admit(self, bar: Track) -> Iterator[Generation]:
         """Fill free rows: first from prompts in memory, then from new ones."""
-        while not self.memory.full[1]:
+        while not self.decoder.full[1]:
             group = next((i for i, g in enumerate(self.groups) if g.waiting), None)
             if group is None:
-                if not self.queue or self.memory.full[0]:
+                if not self.queue or self.decoder.full[0]:
                     return
                 group = self._prefill(self.queue.popleft())
             state = self.groups[group]
             index = state.waiting.popleft()
             seed = self.requests[state.request].seeds[index]
             row = _Row(state.request, index, torch.Generator().manual_seed(seed))
-            self.memory.open_row(group)
+            self.decoder.open_row(group)
             state.n_open += 1
             self.rows.append(row)
             token = int(draw_tokens(state.first_logits, *self._how(), [row.generator])[0])
@@ -212,18 +229,10 @@ class _Run:
 
     def _prefill(self, request: int) -> int:
         """Process a prompt, once; return its group."""
-        prompt = self.prompts[request].to(self.model.device)
-        group = self.memory.open_group(prompt.shape[1])
-        logits = self.model(
-            input_ids=prompt,
-            position_ids=torch.arange(prompt.shape[1], device=prompt.device)[None],
-            use_cache=False,
-            logits_to_keep=1,
-            prefix_memory=self.memory,
-        ).logits[:, -1]
+        logits = self.decoder.open_group(self.prompts[request])
         waiting = deque(range(len(self.requests[request].seeds)))
         self.groups.append(_Group(request, logits, waiting))
-        return group
+        return len(self.groups) - 1
 
     def _extend(self, logits: Tensor, bar: Track) -> Iterator[Generation]:
         """Draw the next token of every row; rows are visited backwards, as closing one moves one."""
@@ -239,8 +248,8 @@ class _Run:
             row.tokens.append(token)
         if not finished and len(row.tokens) < self.decoding.max_new_tokens:
             return
-        group = int(self.memory.row_group[position])
-        self.memory.close_row(position)
+        group = self.decoder.group_of(position)
+        self.decoder.close_row(position)
         self.rows[position] = self.rows[-1]
         self.rows.pop()
         self._release(group)
@@ -258,7 +267,7 @@ class _Run:
         state = self.groups[group]
         state.n_open -= 1
         if state.n_open == 0 and not state.waiting:
-            self.memory.close_group(group)
+            self.decoder.close_group(group)
             self.groups[group] = self.groups[-1]
             self.groups.pop()
 

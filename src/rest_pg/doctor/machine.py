@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rest_pg.backends.models import device, supports_bfloat16
+from rest_pg.backends.native import load_library
 from rest_pg.cost import ModelSize
 from rest_pg.doctor.findings import Finding, ok
 
@@ -87,7 +88,18 @@ def check_devices() -> list[Finding]:
     found = f"{threads} threads ({capability}), products in {products}"
     if products == "float32":
         found += ", as it has no bfloat16: about half as fast"
-    return [ok("CPU", found), ok("GPU", "none")]
+    return [ok("CPU", found), *_check_decoding(), ok("GPU", "none")]
+
+
+def _check_decoding() -> Iterator[Finding]:
+    """Say whether samples are written in machine code, where it could be so."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return
+    if load_library() is not None:
+        yield ok("decoding", "in machine code (backends/native)")
+        return
+    remedy = "install a C++ compiler (g++): sampling takes about twice as long without"
+    yield Finding(level="warning", subject="decoding", found="in PyTorch", remedy=remedy)
 
 
 def available_memory() -> int:

@@ -1,0 +1,540 @@
+// One decoding step of a Llama-like model in bfloat16, for many rows behind prompts that they share.
+//
+// Everything that is multiplied lies in *panels*: a matrix B of K x 64 as K/2 lines of 64 pairs, (k, k+1) side by
+// side, which is what one AVX-512 bfloat16 instruction takes for 16 columns. Weights are panels of 64 outputs, keys
+// panels of 64 tokens, values panels of 64 dimensions, so that one kernel does all products. Sums are float32 and
+// always run over K in order: a row's numbers depend neither on the rows beside it nor on the number of threads.
+#include <immintrin.h>
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+namespace {
+
+using bf16 = uint16_t;
+constexpr int PANEL = 64;       // columns of a panel: four registers
+constexpr int TILE = 6;         // rows at once: 24 sums, 4 registers of the panel, one of the rows
+constexpr int CHUNK = 24;       // queries of one task of attention
+
+struct Layer {
+    const bf16 *qkv, *output, *gate_up, *down;  // panels; gate and up in turns
+    const float *qkv_bias;                      // may be null
+    const float *norm, *mlp_norm;
+    const float *query_norm, *key_norm;         // may be null
+    int32_t rotary;                             // whether positions turn queries and keys
+    int32_t window;                             // tokens that are seen, or 0: all
+};
+
+struct Model {
+    int32_t layers, hidden, heads, kv_heads, head_size, intermediate, vocabulary;
+    float epsilon, scale;
+    const Layer *layer;
+    const bf16 *embedding, *head;
+    const float *norm;
+    // keys and values: [layer][slot][kv head][panel][pair][64][2]
+    bf16 *prefix_keys, *prefix_values, *suffix_keys, *suffix_values;
+    int32_t groups, rows, prefix_tokens, suffix_tokens;  // capacities; tokens are multiples of 64
+};
+
+struct Step {
+    int32_t rows;
+    const int32_t *token, *slot, *at, *group, *prefix_length;  // of each row
+    const float *cosine, *sine;                                // [rows][head size]
+    float *logits;                                             // [rows][vocabulary]
+};
+
+struct Prefill {
+    int32_t layer, slot, tokens;
+    const bf16 *query;  // [tokens][heads][head size]; its keys and values are in memory
+    bf16 *output;       // as query
+};
+
+inline int padded(int n) { return (n + PANEL - 1) / PANEL * PANEL; }
+
+inline __m512 widen(__m256i values) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+}
+
+inline void narrow(bf16 *to, __m512 values) {
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+inline bf16 narrow(float value) {
+    return (bf16)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0);
+}
+
+// e^x by a polynomial behind powers of two; 2e-7 relative
+inline __m512 exponential(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 0.5f})
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(p, n);
+}
+
+// Memory that is asked for while something else is multiplied: a panel is read once, and would be waited for.
+struct Ahead {
+    const char *at = nullptr;
+    int step = 0;  // bytes for each pair
+};
+
+template <int M, class Each>
+inline void tile(const bf16 *a, size_t stride, const bf16 *panel, int pairs, int first, Ahead &ahead, Each &&each) {
+    __m512 sum[M][4];
+    for (int m = 0; m < M; m++)
+        for (int j = 0; j < 4; j++) sum[m][j] = _mm512_setzero_ps();
+    const char *coming = ahead.at;
+    const int step = ahead.step;
+    for (int k = 0; k < pairs; k++) {
+        __m512bh b[4];
+        _mm_prefetch(coming, _MM_HINT_T1);
+        _mm_prefetch(coming + 64, _MM_HINT_T1);
+        coming += step;
+        for (int j = 0; j < 4; j++) b[j] = (__m512bh)_mm512_loadu_si512(panel + k * 2 * PANEL + 32 * j);
+        for (int m = 0; m < M; m++) {
+            int32_t pair;
+            std::memcpy(&pair, a + m * stride + 2 * k, 4);
+            const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+            for (int j = 0; j < 4; j++) sum[m][j] = _mm512_dpbf16_ps(sum[m][j], both, b[j]);
+        }
+    }
+    ahead.at = coming;
+    for (int m = 0; m < M; m++) each(first + m, sum[m]);
+}
+
+// Products of `rows` rows of a with one panel; each(row, four registers of 16 sums) takes them. Meanwhile another
+// panel of `ahead_pairs` pairs is fetched.
+template <class Each>
+inline void multiply(const bf16 *a, size_t stride, int rows, const bf16 *panel, int pairs, Each &&each,
+                     const bf16 *coming = nullptr, int coming_pairs = 0) {
+    const int tiles = (rows + TILE - 1) / TILE;
+    Ahead ahead{(const char *)(coming ? coming : panel), 0};
+    if (coming) ahead.step = std::min(128, (4 * 64 * coming_pairs + tiles * pairs - 1) / (tiles * pairs));
+    for (int t = 0; t < tiles; t++) {
+        const int begin = rows * t / tiles, size = rows * (t + 1) / tiles - begin;
+        const bf16 *from = a + begin * stride;
+        switch (size) {
+            case 1: tile<1>(from, stride, panel, pairs, begin, ahead, each); break;
+            case 2: tile<2>(from, stride, panel, pairs, begin, ahead, each); break;
+            case 3: tile<3>(from, stride, panel, pairs, begin, ahead, each); break;
+            case 4: tile<4>(from, stride, panel, pairs, begin, ahead, each); break;
+            case 5: tile<5>(from, stride, panel, pairs, begin, ahead, each); break;
+            case 6: tile<6>(from, stride, panel, pairs, begin, ahead, each); break;
+        }
+    }
+}
+
+// Writes sums down, row by row.
+struct Keep {
+    float *to;
+    int stride;
+    void operator()(int row, const __m512 *sum) const {
+        for (int j = 0; j < 4; j++) _mm512_storeu_ps(to + (size_t)row * stride + 16 * j, sum[j]);
+    }
+};
+
+// The threads of PyTorch's own pool, so that its idle ones don't spin beside ours.
+class Team {
+   public:
+    explicit Team(int size) : size_(size) {}
+    template <class Work>
+    void run(Work &&work) {
+#pragma omp parallel num_threads(size_)
+        {
+#pragma omp single
+            size_ = omp_get_num_threads();  // fewer than asked for, if the machine is short of them
+            work(omp_get_thread_num());
+        }
+    }
+    // All threads wait for each other; the next set of tasks starts at 0.
+    void meet() {
+        const int phase = phase_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            next_.store(0, std::memory_order_relaxed);
+            phase_.store(phase + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
+            _mm_pause();
+            if (spins > 4000) sched_yield();  // the other thread may have lost its core
+        }
+    }
+    template <class Task>
+    void share(int tasks, Task &&task) {
+        for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i);
+        meet();
+    }
+    int size() const { return size_; }
+
+   private:
+    int size_;
+    std::atomic<int> arrived_{0}, next_{0}, phase_{0};
+};
+
+class Decoder {
+   public:
+    Decoder(const Model &model, int threads) : m_(model), team_(threads) {
+        q_size_ = m_.heads * m_.head_size;
+        kv_size_ = m_.kv_heads * m_.head_size;
+        qkv_ = padded(q_size_ + 2 * kv_size_);
+        ways_ = m_.heads / m_.kv_heads;
+        chunk_ = std::max(1, CHUNK / ways_);
+        span_ = m_.prefix_tokens + m_.suffix_tokens;
+        const size_t rows = m_.rows, queries = chunk_ * ways_;
+        x_.resize(rows * m_.hidden);
+        projected_.resize(rows * qkv_);
+        normed_.resize(rows * m_.hidden);
+        attended_.resize(rows * q_size_);
+        gated_.resize(rows * m_.intermediate);
+        for (int i = 0; i < threads; i++)
+            scratch_.push_back({std::vector<float>(queries * span_), std::vector<bf16>(queries * span_),
+                                std::vector<bf16>(queries * m_.head_size),
+                                std::vector<float>(queries * padded(m_.head_size)),
+                                std::vector<float>(rows * PANEL), std::vector<float>(m_.head_size)});
+    }
+
+    void step(const Step &step) {
+        plan(step);
+        team_.run([&](int thread) { work(step, thread, scratch_[thread]); });
+    }
+
+    void prefill(const Prefill &p) {
+        const int chunks = (p.tokens + chunk_ - 1) / chunk_;
+        team_.run([&](int thread) {
+            // the last tokens see most: they come first, so that no thread is left with them
+            team_.share(chunks * m_.kv_heads, [&](int task) {
+                const int first = (chunks - 1 - task / m_.kv_heads) * chunk_;
+                attend_prompt(p, first, std::min(chunk_, p.tokens - first), task % m_.kv_heads, scratch_[thread]);
+            });
+        });
+    }
+
+   private:
+    struct Scratch {
+        std::vector<float> scores;
+        std::vector<bf16> weights, queries;
+        std::vector<float> output, gate, turned;
+    };
+    struct Chunk {
+        const int *row;
+        int rows;
+    };
+
+    // Rows of one group, a few at a time.
+    void plan(const Step &s) {
+        order_.resize(s.rows);
+        std::iota(order_.begin(), order_.end(), 0);
+        std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) { return s.group[a] < s.group[b]; });
+        chunks_.clear();
+        for (int begin = 0, end; begin < s.rows; begin = end) {
+            const int group = s.group[order_[begin]];
+            for (end = begin + 1; end < s.rows && end - begin < chunk_; end++)
+                if (s.group[order_[end]] != group) break;
+            chunks_.push_back({&order_[begin], end - begin});
+        }
+    }
+
+    void work(const Step &s, int thread, Scratch &own) {
+        team_.share(s.rows, [&](int row) {
+            const bf16 *from = m_.embedding + (size_t)s.token[row] * m_.hidden;
+            float *x = &x_[(size_t)row * m_.hidden];
+            for (int i = 0; i < m_.hidden; i += 16)
+                _mm512_storeu_ps(x + i, widen(_mm256_loadu_si256((const __m256i *)(from + i))));
+        });
+        const Weights head{m_.head, padded(m_.vocabulary) / PANEL, m_.hidden};
+        for (int i = 0; i < m_.layers; i++) {
+            const Layer &layer = m_.layer[i];
+            const int wide = padded(m_.hidden) / PANEL;
+            const Weights qkv{layer.qkv, qkv_ / PANEL, m_.hidden}, output{layer.output, wide, q_size_};
+            const Weights gate_up{layer.gate_up, padded(m_.intermediate) / PANEL * 2, m_.hidden};
+            const Weights down{layer.down, wide, m_.intermediate};
+            const Weights next = i + 1 < m_.layers ? Weights{m_.layer[i + 1].qkv, qkv_ / PANEL, m_.hidden} : head;
+            normalise(s.rows, layer.norm);
+            product(s.rows, normed_.data(), qkv, output, thread, [&](int row, int column, const __m512 *sum) {
+                float *to = &projected_[(size_t)row * qkv_ + column];
+                for (int j = 0; j < 4; j++) {
+                    const __m512 bias = layer.qkv_bias ? _mm512_loadu_ps(layer.qkv_bias + column + 16 * j)
+                                                       : _mm512_setzero_ps();
+                    _mm512_storeu_ps(to + 16 * j, _mm512_add_ps(sum[j], bias));
+                }
+            });
+            team_.share((int)chunks_.size() * m_.kv_heads, [&](int task) {
+                attend(s, i, layer, chunks_[task / m_.kv_heads], task % m_.kv_heads, own);
+            });
+            add_product(s.rows, attended_.data(), output, gate_up, thread);
+            normalise(s.rows, layer.mlp_norm);
+            gate(s.rows, layer.gate_up, down, thread, own);
+            add_product(s.rows, gated_.data(), down, next, thread);
+        }
+        normalise(s.rows, m_.norm);
+        product(s.rows, normed_.data(), head, Weights{}, thread, [&](int row, int column, const __m512 *sum) {
+            float *to = s.logits + (size_t)row * m_.vocabulary + column;
+            for (int j = 0; j < 4; j++) {
+                const int left = m_.vocabulary - column - 16 * j;
+                const __mmask16 mask = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+                _mm512_mask_storeu_ps(to + 16 * j, mask, sum[j]);
+            }
+        });
+    }
+
+    struct Weights {
+        const bf16 *panels = nullptr;
+        int count = 0, k = 0;
+    };
+
+    // Every thread takes panels in turns, all rows at once; the last ones are shared by rows. work(panel, first row,
+    // rows, the panel to fetch meanwhile, its pairs).
+    template <class Work>
+    void deal(int rows, int panels, Weights next, const bf16 *own, size_t size, int k, int thread, Work &&work) {
+        const int threads = team_.size(), whole = panels / threads * threads;
+        const bf16 *after = next.panels ? next.panels + (size_t)std::min(thread, next.count - 1) * next.k * PANEL : nullptr;
+        for (int panel = thread; panel < whole; panel += threads) {
+            const bool last = panel + threads >= panels;
+            work(panel, 0, rows, last ? after : own + (panel + threads) * size, last ? next.k / 2 : k / 2);
+        }
+        const int begin = rows * thread / threads, count = rows * (thread + 1) / threads - begin;
+        if (count)
+            for (int panel = whole; panel < panels; panel++) work(panel, begin, count, after, next.k / 2);
+        team_.meet();
+    }
+
+    template <class Each>
+    void product(int rows, const bf16 *a, Weights w, Weights next, int thread, Each &&each) {
+        deal(rows, w.count, next, w.panels, (size_t)w.k * PANEL, w.k, thread,
+             [&](int panel, int first, int count, const bf16 *coming, int coming_pairs) {
+                 multiply(a + (size_t)first * w.k, w.k, count, w.panels + (size_t)panel * w.k * PANEL, w.k / 2,
+                          [&](int row, const __m512 *sum) { each(first + row, panel * PANEL, sum); }, coming,
+                          coming_pairs);
+             });
+    }
+
+    void add_product(int rows, const bf16 *a, Weights w, Weights next, int thread) {
+        product(rows, a, w, next, thread, [&](int row, int column, const __m512 *sum) {
+            float *to = &x_[(size_t)row * m_.hidden + column];
+            for (int j = 0; j < 4 && column + 16 * j < m_.hidden; j++)
+                _mm512_storeu_ps(to + 16 * j, _mm512_add_ps(_mm512_loadu_ps(to + 16 * j), sum[j]));
+        });
+    }
+
+    // silu(gate) * up, 64 columns of both at a time
+    void gate(int rows, const bf16 *panels, Weights next, int thread, Scratch &own) {
+        const int k = m_.hidden;
+        deal(rows, padded(m_.intermediate) / PANEL, next, panels, (size_t)2 * k * PANEL, k, thread,
+             [&](int panel, int first, int count, const bf16 *coming, int coming_pairs) {
+            const bf16 *a = &normed_[(size_t)first * k], *gates = panels + (size_t)panel * 2 * k * PANEL;
+            const bf16 *ups = gates + (size_t)k * PANEL;
+            const int column = panel * PANEL;
+            float *kept = own.gate.data();
+            multiply(a, k, count, gates, k / 2, Keep{kept, PANEL}, ups, k / 2);
+            multiply(a, k, count, ups, k / 2, [&](int row, const __m512 *sum) {
+                bf16 *to = &gated_[(size_t)(first + row) * m_.intermediate + column];
+                for (int j = 0; j < 4 && column + 16 * j < m_.intermediate; j++) {
+                    const __m512 g = _mm512_loadu_ps(kept + row * PANEL + 16 * j), one = _mm512_set1_ps(1.0f);
+                    const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), g));
+                    narrow(to + 16 * j, _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, e)), sum[j]));
+                }
+            }, coming, coming_pairs);
+        });
+    }
+
+    void normalise(int rows, const float *weight) {
+        team_.share(rows, [&](int row) {
+            const float *x = &x_[(size_t)row * m_.hidden];
+            const __m512 factor = _mm512_set1_ps(root(x, m_.hidden));
+            for (int i = 0; i < m_.hidden; i += 16)
+                narrow(&normed_[(size_t)row * m_.hidden + i],
+                       _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor), _mm512_loadu_ps(weight + i)));
+        });
+    }
+
+    // 1 / root of the mean square
+    float root(const float *x, int size) const {
+        __m512 squares = _mm512_setzero_ps();
+        for (int i = 0; i < size; i += 16) {
+            const __mmask16 mask = size - i >= 16 ? 0xffff : (1u << (size - i)) - 1;
+            const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+            squares = _mm512_fmadd_ps(v, v, squares);
+        }
+        return 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / size + m_.epsilon);
+    }
+
+    // A head's query or key: normed and turned by its position.
+    const float *turn(const float *x, const float *norm, const Layer &layer, const Step &s, int row,
+                      float *to) const {
+        const int size = m_.head_size, half = size / 2;
+        const float factor = norm ? root(x, size) : 1.0f;
+        const float *c = s.cosine + (size_t)row * size, *d = s.sine + (size_t)row * size;
+        for (int i = 0; i < half; i++) {
+            float a = x[i], b = x[i + half];
+            if (norm) a *= factor * norm[i], b *= factor * norm[i + half];
+            to[i] = layer.rotary ? a * c[i] - b * d[i] : a;
+            to[i + half] = layer.rotary ? b * c[i + half] + a * d[i + half] : b;
+        }
+        return to;
+    }
+
+    // Attention of the rows of a chunk, by the query heads of one key head: prompt and suffix in one softmax.
+    void attend(const Step &s, int index, const Layer &layer, Chunk chunk, int head, Scratch &own) {
+        const int size = m_.head_size, wide = padded(size), queries = chunk.rows * ways_;
+        const int prompt = s.prefix_length[chunk.row[0]], cut = padded(prompt);
+        const size_t in_group = ((size_t)index * m_.groups + s.group[chunk.row[0]]) * m_.kv_heads + head;
+        const bf16 *keys = m_.prefix_keys + in_group * m_.prefix_tokens * size;
+        const bf16 *values = m_.prefix_values + in_group * m_.prefix_tokens * wide;
+        auto suffix = [&](bf16 *memory, int row, int width) {
+            const size_t at = ((size_t)index * m_.rows + s.slot[chunk.row[row]]) * m_.kv_heads + head;
+            return memory + at * m_.suffix_tokens * width;
+        };
+        for (int row = 0; row < chunk.rows; row++) {
+            const int r = chunk.row[row], at = s.at[r];
+            const float *projected = &projected_[(size_t)r * qkv_];
+            for (int way = 0; way < ways_; way++) {
+                const float *q = turn(projected + (head * ways_ + way) * size, layer.query_norm, layer, s, r,
+                                      own.turned.data());
+                bf16 *to = &own.queries[(size_t)(row * ways_ + way) * size];
+                for (int i = 0; i < size; i++) to[i] = narrow(q[i]);
+            }
+            const float *k = turn(projected + q_size_ + head * size, layer.key_norm, layer, s, r,
+                                  own.turned.data());
+            bf16 *key = suffix(m_.suffix_keys, row, size) + (size_t)(at / PANEL) * PANEL * size;
+            for (int i = 0; i < size; i++) key[(i / 2) * 2 * PANEL + (at % PANEL) * 2 + i % 2] = narrow(k[i]);
+            const float *v = projected + q_size_ + kv_size_ + head * size;
+            bf16 *value = suffix(m_.suffix_values, row, wide);
+            for (int i = 0; i < size; i++) {
+                const size_t panel = (size_t)(i / PANEL) * m_.suffix_tokens * PANEL;
+                value[panel + (size_t)(at / 2) * 2 * PANEL + (i % PANEL) * 2 + at % 2] = narrow(v[i]);
+            }
+        }
+        read_keys(own, queries, keys, prompt);
+        for (int row = 0; row < chunk.rows; row++)
+            for (int at = 0; at <= s.at[chunk.row[row]]; at += PANEL)
+                multiply(&own.queries[(size_t)row * ways_ * size], size, ways_,
+                         suffix(m_.suffix_keys, row, size) + (size_t)at * size, size / 2,
+                         Keep{own.scores.data() + (size_t)row * ways_ * span_ + cut + at, span_});
+        for (int query = 0; query < queries; query++) {
+            const int at = s.at[chunk.row[query / ways_]], position = prompt + at;
+            const int from = layer.window ? std::max(0, position - layer.window + 1) : 0;
+            weigh(&own.scores[(size_t)query * span_], &own.weights[(size_t)query * span_], from, prompt, cut,
+                  at + 1);
+        }
+        read_values(own, queries, values, prompt);
+        for (int panel = 0; panel < wide; panel += PANEL)
+            for (int row = 0; row < chunk.rows; row++)
+                multiply(&own.weights[(size_t)row * ways_ * span_ + cut], span_, ways_,
+                         suffix(m_.suffix_values, row, wide) + (size_t)panel * m_.suffix_tokens,
+                         s.at[chunk.row[row]] / 2 + 1, [&](int way, const __m512 *sum) {
+                             float *to = &own.output[(size_t)(row * ways_ + way) * wide + panel];
+                             for (int j = 0; j < 4; j++)
+                                 _mm512_storeu_ps(to + 16 * j,
+                                                  _mm512_add_ps(_mm512_loadu_ps(to + 16 * j), sum[j]));
+                         });
+        for (int query = 0; query < queries; query++) {
+            const int r = chunk.row[query / ways_], h = head * ways_ + query % ways_;
+            write(own, query, &attended_[(size_t)r * q_size_ + h * size]);
+        }
+    }
+
+    // Causal attention of a few tokens of a prompt, by the query heads of one key head.
+    void attend_prompt(const Prefill &p, int first, int tokens, int head, Scratch &own) {
+        const int size = m_.head_size, queries = tokens * ways_, seen = first + tokens;
+        const size_t in_group = ((size_t)p.layer * m_.groups + p.slot) * m_.kv_heads + head;
+        const bf16 *keys = m_.prefix_keys + in_group * m_.prefix_tokens * size;
+        const bf16 *values = m_.prefix_values + in_group * m_.prefix_tokens * padded(size);
+        for (int row = 0; row < tokens; row++)
+            std::memcpy(&own.queries[(size_t)row * ways_ * size],
+                        p.query + (size_t)(first + row) * q_size_ + head * ways_ * size,
+                        sizeof(bf16) * ways_ * size);
+        read_keys(own, queries, keys, seen);
+        for (int query = 0; query < queries; query++) {
+            const int position = first + query / ways_, window = m_.layer[p.layer].window;
+            weigh(&own.scores[(size_t)query * span_], &own.weights[(size_t)query * span_],
+                  window ? std::max(0, position - window + 1) : 0, position + 1, padded(seen), 0);
+        }
+        read_values(own, queries, values, seen);
+        for (int query = 0; query < queries; query++)
+            write(own, query, p.output + (size_t)(first + query / ways_) * q_size_ +
+                                  (head * ways_ + query % ways_) * size);
+    }
+
+    void read_keys(Scratch &own, int queries, const bf16 *keys, int tokens) {
+        const int size = m_.head_size;
+        for (int at = 0; at < tokens; at += PANEL)
+            multiply(own.queries.data(), size, queries, keys + (size_t)at * size, size / 2,
+                     Keep{own.scores.data() + at, span_});
+    }
+
+    void read_values(Scratch &own, int queries, const bf16 *values, int tokens) {
+        const int wide = padded(m_.head_size);
+        for (int panel = 0; panel < wide; panel += PANEL)
+            multiply(own.weights.data(), span_, queries, values + (size_t)panel * m_.prefix_tokens,
+                     (tokens + 1) / 2, Keep{own.output.data() + panel, wide});
+    }
+
+    void write(const Scratch &own, int query, bf16 *to) const {
+        const float share = 1.0f / own.scores[(size_t)query * span_];
+        const float *from = &own.output[(size_t)query * padded(m_.head_size)];
+        for (int i = 0; i < m_.head_size; i++) to[i] = narrow(from[i] * share);
+    }
+
+    // Softmax weights, not divided by their sum, which is left in scores[0]. Seen are the prompt's tokens in
+    // [from, prompt) and `length` of the suffix's, which lie from `cut` on; all others weigh 0.
+    void weigh(float *scores, bf16 *weights, int from, int prompt, int cut, int length) const {
+        const int behind = cut + std::max(0, from - prompt), end = cut + length;
+        auto seen = [&](int at) {
+            uint32_t mask = 0;
+            for (int i = 0; i < 16; i++) {
+                const int token = at + i;
+                mask |= (uint32_t)((token >= from && token < prompt) || (token >= behind && token < end)) << i;
+            }
+            return (__mmask16)mask;
+        };
+        auto inside = [&](int at) {
+            return (at >= from && at + 16 <= prompt) || (at >= behind && at + 16 <= end);
+        };
+        __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity()), total = _mm512_setzero_ps();
+        const int stop = (end + 15) / 16 * 16;
+        for (int at = 0; at < stop; at += 16) {
+            const __mmask16 mask = inside(at) ? 0xffff : seen(at);
+            highest = _mm512_mask_max_ps(highest, mask, highest, _mm512_loadu_ps(scores + at));
+        }
+        const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(highest)), scale = _mm512_set1_ps(m_.scale);
+        for (int at = 0; at < stop; at += 16) {
+            const __mmask16 mask = inside(at) ? 0xffff : seen(at);
+            const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(scores + at), most);
+            const __m512 e = _mm512_maskz_mov_ps(mask, exponential(_mm512_mul_ps(below, scale)));
+            total = _mm512_add_ps(total, e);
+            narrow(weights + at, e);
+        }
+        scores[0] = _mm512_reduce_add_ps(total);
+    }
+
+    const Model m_;
+    Team team_;
+    int q_size_, kv_size_, qkv_, ways_, chunk_, span_;
+    std::vector<float> x_, projected_;
+    std::vector<bf16> normed_, attended_, gated_;
+    std::vector<Scratch> scratch_;
+    std::vector<int> order_;
+    std::vector<Chunk> chunks_;
+};
+
+}  // namespace
+
+extern "C" {
+void *rest_pg_decoder(const Model *model, int32_t threads) { return new Decoder(*model, threads); }
+void rest_pg_step(void *decoder, const Step *step) { static_cast<Decoder *>(decoder)->step(*step); }
+void rest_pg_prefill(void *decoder, const Prefill *prompt) { static_cast<Decoder *>(decoder)->prefill(*prompt); }
+void rest_pg_close(void *decoder) { delete static_cast<Decoder *>(decoder); }
+}

@@ -1,0 +1,206 @@
+"""Prompts and rows in memory, and steps of all rows by decode.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rest_pg.backends.native.library import Model, Prefill, Step
+from rest_pg.backends.native.weights import PANEL, NativeWeights
+
+MAX_THREADS = 16
+"""More would have too few panels of a small model each; not measured."""
+
+
+@dataclass(slots=True)
+class _Prompt:
+    slot: int
+    length: int
+
+
+@dataclass(slots=True)
+class _Row:
+    slot: int
+    prompt: _Prompt
+    written: int = 0
+
+
+class NativeDecoder:
+    """A :class:`~rest_pg.backends.decoders.Decoder` whose steps are one call into decode.cpp.
+
+    Prompts are read by the model itself; its attention hands their keys and values over. Sums are
+    float32 and the residual stream is too, so logits are nearer to float32 than PyTorch's bfloat16.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        model: Any,
+        weights: NativeWeights,
+        *,
+        groups: int,
+        rows: int,
+        prefix_tokens: int,
+        suffix_tokens: int,
+    ) -> None:
+        """Allocate room for ``groups`` prompts and ``rows`` samples.
+
+        Args:
+            library: the compiled code.
+            model: in bfloat16, with this package's attention function.
+            weights: the same model's, in panels.
+            groups: prompts in memory at once.
+            rows: samples in memory at once.
+            prefix_tokens: of the longest prompt.
+            suffix_tokens: that a sample may get.
+        """
+        config = model.config
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        wide = size + -size % PANEL
+        prefix, suffix = (n + -n % PANEL for n in (prefix_tokens, suffix_tokens))
+        shape = (config.num_hidden_layers, -1, config.num_key_value_heads)
+        # pairs of numbers side by side, 64 columns of them; zeros, as unused ones are multiplied by 0
+        self._prefix_keys = _zeros(shape, groups, prefix // PANEL, size // 2)
+        self._prefix_values = _zeros(shape, groups, wide // PANEL, prefix // 2)
+        self._suffix_keys = _zeros(shape, rows, suffix // PANEL, size // 2)
+        self._suffix_values = _zeros(shape, rows, wide // PANEL, suffix // 2)
+        self._library, self._model, self._weights = library, model, weights
+        self._free_groups, self._free_rows = list(range(groups)), list(range(rows))
+        self._prompts: list[_Prompt] = []
+        self._rows: list[_Row] = []
+        positions = torch.arange(prefix_tokens + suffix_tokens)[None]
+        self._cosine, self._sine = (x[0] for x in weights.rotary(torch.empty(0), positions))
+        self._logits = torch.empty(rows, config.vocab_size)
+        described = Model(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=heads,
+            kv_heads=config.num_key_value_heads,
+            head_size=size,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            epsilon=config.rms_norm_eps,
+            scale=model.model.layers[0].self_attn.scaling,
+            layer=weights.layers,
+            embedding=weights.embedding,
+            head=weights.head,
+            norm=weights.norm,
+            prefix_keys=self._prefix_keys.data_ptr(),
+            prefix_values=self._prefix_values.data_ptr(),
+            suffix_keys=self._suffix_keys.data_ptr(),
+            suffix_values=self._suffix_values.data_ptr(),
+            groups=groups,
+            rows=rows,
+            prefix_tokens=prefix,
+            suffix_tokens=suffix,
+        )
+        threads = min(torch.get_num_threads(), MAX_THREADS)
+        self._handle = library.rest_pg_decoder(ctypes.byref(described), threads)
+
+    def __del__(self) -> None:
+        """End the threads."""
+        if hasattr(self, "_handle"):
+            self._library.rest_pg_close(self._handle)
+
+    @property
+    def full(self) -> tuple[bool, bool]:
+        """Whether there is no room for another prompt, and for another row."""
+        return not self._free_groups, not self._free_rows
+
+    def open_group(self, prompt: Tensor) -> Tensor:
+        """Read a prompt, [1, tokens], into the next group; return its last logits, [1, vocabulary]."""
+        self.prefilling: _Prompt | None = _Prompt(self._free_groups.pop(), prompt.shape[1])
+        self._prompts.append(self.prefilling)
+        logits: Tensor = self._model(
+            input_ids=prompt,
+            position_ids=torch.arange(prompt.shape[1])[None],
+            use_cache=False,
+            logits_to_keep=1,
+            prefix_memory=self,
+        ).logits[:, -1]
+        return logits
+
+    def prefill(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Keep a prompt's keys and values in panels; return its causal attention."""
+        assert self.prefilling is not None
+        slot, length = self.prefilling.slot, key.shape[2]
+        keys = nn.functional.pad(key[0], (0, 0, 0, -length % PANEL))
+        panels = keys.unflatten(1, (-1, PANEL)).unflatten(3, (-1, 2)).transpose(2, 3)
+        self._prefix_keys[layer, slot, :, : panels.shape[1]] = panels
+        values = nn.functional.pad(value[0], (0, -value.shape[3] % PANEL, 0, length % 2))
+        panels = values.unflatten(1, (-1, 2)).unflatten(3, (-1, PANEL)).permute(0, 3, 1, 4, 2)
+        self._prefix_values[layer, slot, :, :, : panels.shape[2]] = panels
+        queries = query[0].transpose(0, 1).contiguous()
+        output = torch.empty_like(queries)
+        told = Prefill(
+            layer=layer,
+            slot=slot,
+            tokens=length,
+            query=queries.data_ptr(),
+            output=output.data_ptr(),
+        )
+        self._library.rest_pg_prefill(self._handle, ctypes.byref(told))
+        return output.transpose(0, 1)[None]
+
+    def open_row(self, group: int) -> None:
+        """Add a row behind a group."""
+        self._rows.append(_Row(self._free_rows.pop(), self._prompts[group]))
+
+    def group_of(self, row: int) -> int:
+        """The group that a row stands behind."""
+        return next(i for i, p in enumerate(self._prompts) if p is self._rows[row].prompt)
+
+    def close_row(self, row: int) -> None:
+        """Remove a row; the last one takes its place."""
+        self._free_rows.append(self._rows[row].slot)
+        self._rows[row] = self._rows[-1]
+        self._rows.pop()
+
+    def close_group(self, group: int) -> None:
+        """Remove a group without rows; the last one takes its place."""
+        self._free_groups.append(self._prompts[group].slot)
+        self._prompts[group] = self._prompts[-1]
+        self._prompts.pop()
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append a token to every row; return the logits behind it, [rows, vocabulary], float32.
+
+        They are overwritten by the next step.
+        """
+        rows = self._rows
+        told = {
+            "token": list(tokens),
+            "slot": [row.slot for row in rows],
+            "at": [row.written for row in rows],
+            "group": [row.prompt.slot for row in rows],
+            "prefix_length": [row.prompt.length for row in rows],
+        }
+        numbers = {name: torch.tensor(values, dtype=torch.int32) for name, values in told.items()}
+        positions = numbers["prefix_length"] + numbers["at"]
+        numbers["cosine"], numbers["sine"] = self._cosine[positions], self._sine[positions]
+        numbers["logits"] = self._logits
+        addresses = {name: tensor.data_ptr() for name, tensor in numbers.items()}
+        self._library.rest_pg_step(self._handle, ctypes.byref(Step(rows=len(rows), **addresses)))
+        for row in rows:
+            row.written += 1
+        return self._logits[: len(rows)]
+
+
+def _zeros(shape: tuple[int, int, int], slots: int, panels: int, pairs: int) -> Tensor:
+    layers, _, heads = shape
+    return torch.zeros(layers, slots, heads, panels, pairs, PANEL, 2, dtype=torch.bfloat16)
