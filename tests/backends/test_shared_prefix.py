@@ -5,10 +5,10 @@ import torch
 from conftest import MODEL_TYPES, build_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, MistralConfig
 
+from rest_pg.backends import sampling
 from rest_pg.backends.prefix_attention import ATTENTION, PrefixMemory, unsupported_reason
 from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.repeated_cache import RepeatedCacheGenerator
-from rest_pg.backends.sampling import draw_tokens
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator, fit_cache
 from rest_pg.config import Decoding
 
@@ -149,14 +149,39 @@ def test_bad_arguments_name_value_and_remedy() -> None:
         SharedPrefixGenerator(dtype="half")
 
 
-def test_draws_follow_the_renormalised_nucleus() -> None:
+@pytest.fixture(params=["native", "torch"])
+def draw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    if request.param == "torch":
+        monkeypatch.setattr(sampling, "load_library", lambda: None)
+    elif sampling.load_library() is None:
+        pytest.skip("no machine code here")
+    return sampling.draw_tokens
+
+
+def test_draws_follow_the_renormalised_nucleus(draw) -> None:
     # softmax of these is .5 .25 .125 .125: the nucleus of 0.7 is the first two, 2/3 to 1/3
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(6000, -1)
     generators = [torch.Generator().manual_seed(i) for i in range(6000)]
-    counts = torch.bincount(draw_tokens(logits, 1.0, 0.7, generators), minlength=4)
+    counts = torch.bincount(draw(logits, 1.0, 0.7, generators), minlength=4)
     assert counts[2:].tolist() == [0, 0]
     assert counts[0].item() / 6000 == pytest.approx(2 / 3, abs=0.02)
 
 
+@pytest.mark.parametrize("vocabulary", [5, 256, 1000])
+def test_both_ways_of_drawing_draw_the_same(vocabulary: int, monkeypatch) -> None:
+    if sampling.load_library() is None:
+        pytest.skip("no machine code here")
+    logits = torch.randn(200, vocabulary, generator=torch.Generator().manual_seed(0)) * 3
+    logits[:, ::3] = float("-inf")
+    drawn = []
+    for library in (sampling.load_library(), None):
+        monkeypatch.setattr(sampling, "load_library", lambda library=library: library)
+        generators = [torch.Generator().manual_seed(i) for i in range(200)]
+        drawn.append(sampling.draw_tokens(logits, 0.7, 0.9, generators))
+    assert torch.equal(*drawn)
+    assert (drawn[0] % 3 != 0).all()
+    assert len(drawn[0].unique()) > 2
+
+
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert draw_tokens(torch.tensor([[0.1, 3.0, 1.0]]), 0, 1.0, []).tolist() == [1]
+    assert sampling.draw_tokens(torch.tensor([[0.1, 3.0, 1.0]]), 0, 1.0, []).tolist() == [1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from rest_pg.backends.native.library import Draw, load_library
 
 BLOCK = 256
 """Tokens whose probabilities are summed first."""
@@ -31,23 +34,54 @@ def draw_tokens(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.to(torch.float32, copy=True).div_(temperature), -1)
-    drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    open_rows = torch.arange(len(logits), device=logits.device)
+    drawn = torch.empty(len(logits), dtype=torch.long)
+    open_rows = torch.arange(len(logits))
+    propose = _propose_natively if load_library() and not logits.is_cuda else _propose
     while len(open_rows):
         uniform = torch.stack(
             [torch.rand((), generator=generators[row]) for row in open_rows.tolist()]
-        ).to(logits.device)
-        token = _invert_cumulative(probabilities, uniform[:, None])
-        own = probabilities.gather(1, token)
-        # 1 above the drawn token's probability and 0 elsewhere: comparisons aren't vectorised here
-        above = (probabilities - own).mul_(1e38).clamp_(0, 1)
-        accepted = above.mul_(probabilities).sum(-1) < top_p
-        drawn[open_rows[accepted]] = token[accepted, 0]
-        if accepted.all():
-            break
-        open_rows, probabilities = open_rows[~accepted], probabilities[~accepted]
+        )
+        token, accepted = propose(logits, open_rows, uniform, temperature, top_p)
+        drawn[open_rows[accepted]] = token[accepted]
+        open_rows = open_rows[~accepted]
     return drawn
+
+
+def _propose(
+    logits: Tensor, rows: Tensor, uniform: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """Draw a token of each of ``rows`` from the whole softmax; say which are in the nucleus."""
+    rows, uniform = rows.to(logits.device), uniform.to(logits.device)
+    probabilities = torch.softmax(logits[rows].float().div_(temperature), -1)
+    token = _invert_cumulative(probabilities, uniform[:, None])
+    own = probabilities.gather(1, token)
+    # 1 above the drawn token's probability and 0 elsewhere: comparisons aren't vectorised here
+    above = (probabilities - own).mul_(1e38).clamp_(0, 1)
+    accepted = above.mul_(probabilities).sum(-1) < top_p
+    return token[:, 0].cpu(), accepted.cpu()
+
+
+def _propose_natively(
+    logits: Tensor, rows: Tensor, uniform: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_propose`, in machine code: nothing of the vocabulary's size is written."""
+    library = load_library()
+    assert library is not None
+    logits = logits.float().contiguous()
+    token, accepted = torch.empty_like(rows), torch.empty(len(rows), dtype=torch.bool)
+    told = Draw(
+        rows=len(rows),
+        vocabulary=logits.shape[-1],
+        temperature=temperature,
+        top_p=top_p,
+        logits=logits.data_ptr(),
+        row=rows.data_ptr(),
+        uniform=uniform.data_ptr(),
+        token=token.data_ptr(),
+        accepted=accepted.data_ptr(),
+    )
+    library.rest_pg_draw(ctypes.byref(told))
+    return token, accepted
 
 
 def _invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:

@@ -67,6 +67,16 @@ class Prefill(ctypes.Structure):
     )
 
 
+class Draw(ctypes.Structure):
+    """As in decode.cpp."""
+
+    _fields_ = (
+        *_fields(ctypes.c_int32, "rows vocabulary"),
+        *_fields(ctypes.c_float, "temperature top_p"),
+        *_fields(ctypes.c_void_p, "logits row uniform token accepted"),
+    )
+
+
 @lru_cache(maxsize=1)
 def load_library() -> ctypes.CDLL | None:
     """Return the library, compiled if need be; None where it can't be, and the log says why."""
@@ -81,6 +91,7 @@ def load_library() -> ctypes.CDLL | None:
     library.rest_pg_decoder.restype = ctypes.c_void_p
     library.rest_pg_step.argtypes = [ctypes.c_void_p, ctypes.POINTER(Step)]
     library.rest_pg_prefill.argtypes = [ctypes.c_void_p, ctypes.POINTER(Prefill)]
+    library.rest_pg_draw.argtypes = [ctypes.POINTER(Draw)]
     library.rest_pg_close.argtypes = [ctypes.c_void_p]
     return library
 
