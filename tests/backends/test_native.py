@@ -16,7 +16,6 @@ from rest_pg.backends.native import (
     unsupported_reason,
 )
 from rest_pg.backends.native.weights import SUPPORTED, pack
-from rest_pg.backends.prefix_attention import ATTENTION
 from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
 from rest_pg.config import Decoding
@@ -32,13 +31,11 @@ ROWS = [(0, 0), (2, 1), (1, 1), (0, 1), (2, 0)]
 
 
 def start(path: Path, prompts: int, rows: int) -> NativeDecoder:
-    model = AutoModelForCausalLM.from_pretrained(
-        path, attn_implementation=ATTENTION, dtype=torch.bfloat16
-    ).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     code = load_library()
     assert code is not None
     sizes = {"groups": prompts, "rows": rows, "prefix_tokens": 131, "suffix_tokens": 70}
-    return NativeDecoder(code, model, NativeWeights(model), **sizes)
+    return NativeDecoder(code, NativeWeights(model), **sizes)
 
 
 def test_weights_in_panels_worked_by_hand() -> None:

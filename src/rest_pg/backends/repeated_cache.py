@@ -66,7 +66,9 @@ def _draw(
                 tokens[row].append(token)
         if all(ended):
             break
-        logits = model(input_ids=drawn[:, None].to(model.device), past_key_values=cache).logits[:, -1]
+        logits = model(input_ids=drawn[:, None].to(model.device), past_key_values=cache).logits[
+            :, -1
+        ]
     return [
         Generation(
             example_id=request.example_id,

@@ -150,8 +150,7 @@ class SharedPrefixGenerator:
         if self._native and native_unsupported_reason(model.config) is None:
             library = load_library()
             if library is not None:
-                weights = NativeWeights(model)
-                return partial(NativeDecoder, library, model, weights), stop
+                return partial(NativeDecoder, library, NativeWeights(model)), stop
         if (self._pack or self._int8) and model.device.type == "cpu":
             pack_linear_layers(model, self._max_rows, int8=self._int8)
         return partial(ModelDecoder, model), stop

@@ -22,6 +22,7 @@ namespace {
 using bf16 = uint16_t;
 constexpr int PANEL = 64;       // columns of a panel: four registers
 constexpr int TILE = 6;         // rows at once: 24 sums, 4 registers of the panel, one of the rows
+constexpr int BLOCK = 64;       // rows that meet a panel while it is near
 constexpr int CHUNK = 24;       // queries of one task of attention
 
 struct Layer {
@@ -51,10 +52,11 @@ struct Step {
     float *logits;                                             // [rows][vocabulary]
 };
 
-struct Prefill {
-    int32_t layer, slot, tokens;
-    const bf16 *query;  // [tokens][heads][head size]; its keys and values are in memory
-    bf16 *output;       // as query
+struct Prompt {
+    int32_t tokens, slot;
+    const int32_t *token;
+    const float *cosine, *sine;  // [tokens][head size]
+    float *logits;               // [vocabulary], behind the last token
 };
 
 struct Draw {
@@ -203,32 +205,50 @@ class Decoder {
         ways_ = m_.heads / m_.kv_heads;
         chunk_ = std::max(1, CHUNK / ways_);
         span_ = m_.prefix_tokens + m_.suffix_tokens;
-        const size_t rows = m_.rows, queries = chunk_ * ways_;
+        const size_t rows = std::max(m_.rows, m_.prefix_tokens), queries = chunk_ * ways_;
         x_.resize(rows * m_.hidden);
         projected_.resize(rows * qkv_);
         normed_.resize(rows * m_.hidden);
+        queries_.resize((size_t)m_.prefix_tokens * q_size_);
         attended_.resize(rows * q_size_);
         gated_.resize(rows * m_.intermediate);
         for (int i = 0; i < threads; i++)
             scratch_.push_back({std::vector<float>(queries * span_), std::vector<bf16>(queries * span_),
                                 std::vector<bf16>(queries * m_.head_size),
                                 std::vector<float>(queries * padded(m_.head_size)),
-                                std::vector<float>(rows * PANEL), std::vector<float>(m_.head_size)});
+                                std::vector<float>(BLOCK * PANEL), std::vector<float>(m_.head_size)});
     }
 
     void step(const Step &step) {
         plan(step);
-        team_.run([&](int thread) { work(step, thread, scratch_[thread]); });
+        team_.run([&](int thread) {
+            Scratch &own = scratch_[thread];
+            embed(step.rows, step.token);
+            layers(step.rows, [&](int i) {
+                team_.share((int)chunks_.size() * m_.kv_heads, [&](int task) {
+                    attend(step, i, m_.layer[i], chunks_[task / m_.kv_heads], task % m_.kv_heads, own);
+                });
+            }, own);
+            logits(0, step.rows, step.logits);
+        });
     }
 
-    void prefill(const Prefill &p) {
-        const int chunks = (p.tokens + chunk_ - 1) / chunk_;
+    void read(const Prompt &p) {
+        const int blocks = (p.tokens + PANEL - 1) / PANEL, chunks = (p.tokens + chunk_ - 1) / chunk_;
         team_.run([&](int thread) {
-            // the last tokens see most: they come first, so that no thread is left with them
-            team_.share(chunks * m_.kv_heads, [&](int task) {
-                const int first = (chunks - 1 - task / m_.kv_heads) * chunk_;
-                attend_prompt(p, first, std::min(chunk_, p.tokens - first), task % m_.kv_heads, scratch_[thread]);
-            });
+            Scratch &own = scratch_[thread];
+            embed(p.tokens, p.token);
+            layers(p.tokens, [&](int i) {
+                team_.share(blocks * m_.kv_heads, [&](int task) {
+                    remember(p, i, task / m_.kv_heads * PANEL, task % m_.kv_heads, own);
+                });
+                // the last tokens see most: they come first, so that no thread is left with them
+                team_.share(chunks * m_.kv_heads, [&](int task) {
+                    const int first = (chunks - 1 - task / m_.kv_heads) * chunk_;
+                    attend_prompt(p, i, first, std::min(chunk_, p.tokens - first), task % m_.kv_heads, own);
+                });
+            }, own);
+            logits(p.tokens - 1, 1, p.logits);
         });
     }
 
@@ -257,23 +277,21 @@ class Decoder {
         }
     }
 
-    void work(const Step &s, int thread, Scratch &own) {
-        team_.share(s.rows, [&](int row) {
-            const bf16 *from = m_.embedding + (size_t)s.token[row] * m_.hidden;
+    void embed(int rows, const int32_t *token) {
+        team_.share(rows, [&](int row) {
+            const bf16 *from = m_.embedding + (size_t)token[row] * m_.hidden;
             float *x = &x_[(size_t)row * m_.hidden];
             for (int i = 0; i < m_.hidden; i += 16)
                 _mm512_storeu_ps(x + i, widen(_mm256_loadu_si256((const __m256i *)(from + i))));
         });
-        const Weights head{m_.head, padded(m_.vocabulary) / PANEL, m_.hidden};
+    }
+
+    template <class Attention>
+    void layers(int rows, Attention &&attention, Scratch &own) {
         for (int i = 0; i < m_.layers; i++) {
             const Layer &layer = m_.layer[i];
-            const int wide = padded(m_.hidden) / PANEL;
-            const Weights qkv{layer.qkv, qkv_ / PANEL, m_.hidden}, output{layer.output, wide, q_size_};
-            const Weights gate_up{layer.gate_up, padded(m_.intermediate) / PANEL * 2, m_.hidden};
-            const Weights down{layer.down, wide, m_.intermediate};
-            const Weights next = i + 1 < m_.layers ? Weights{m_.layer[i + 1].qkv, qkv_ / PANEL, m_.hidden} : head;
-            normalise(s.rows, layer.norm);
-            product(s.rows, normed_.data(), qkv, output, thread, [&](int row, int column, const __m512 *sum) {
+            normalise(0, rows, layer.norm);
+            product(rows, normed_.data(), qkv(i), output(i), [&](int row, int column, const __m512 *sum) {
                 float *to = &projected_[(size_t)row * qkv_ + column];
                 for (int j = 0; j < 4; j++) {
                     const __m512 bias = layer.qkv_bias ? _mm512_loadu_ps(layer.qkv_bias + column + 16 * j)
@@ -281,58 +299,70 @@ class Decoder {
                     _mm512_storeu_ps(to + 16 * j, _mm512_add_ps(sum[j], bias));
                 }
             });
-            team_.share((int)chunks_.size() * m_.kv_heads, [&](int task) {
-                attend(s, i, layer, chunks_[task / m_.kv_heads], task % m_.kv_heads, own);
-            });
-            add_product(s.rows, attended_.data(), output, gate_up, thread);
-            normalise(s.rows, layer.mlp_norm);
-            gate(s.rows, layer.gate_up, down, thread, own);
-            add_product(s.rows, gated_.data(), down, next, thread);
+            attention(i);
+            add_product(rows, attended_.data(), output(i), gate_up(i));
+            normalise(0, rows, layer.mlp_norm);
+            gate(rows, gate_up(i), down(i), own);
+            add_product(rows, gated_.data(), down(i), i + 1 < m_.layers ? qkv(i + 1) : head());
         }
-        normalise(s.rows, m_.norm);
-        product(s.rows, normed_.data(), head, Weights{}, thread, [&](int row, int column, const __m512 *sum) {
-            float *to = s.logits + (size_t)row * m_.vocabulary + column;
+    }
+
+    // Of the `rows` rows from `first` on.
+    void logits(int first, int rows, float *to) {
+        normalise(first, rows, m_.norm);
+        const bf16 *a = &normed_[(size_t)first * m_.hidden];
+        product(rows, a, head(), Weights{}, [&](int row, int column, const __m512 *sum) {
+            float *line = to + (size_t)row * m_.vocabulary + column;
             for (int j = 0; j < 4; j++) {
                 const int left = m_.vocabulary - column - 16 * j;
                 const __mmask16 mask = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
-                _mm512_mask_storeu_ps(to + 16 * j, mask, sum[j]);
+                _mm512_mask_storeu_ps(line + 16 * j, mask, sum[j]);
             }
         });
     }
 
     struct Weights {
         const bf16 *panels = nullptr;
-        int count = 0, k = 0;
+        int count = 0, k = 0, at_once = 1;  // panels that are multiplied together
+        size_t size() const { return (size_t)at_once * k * PANEL; }
     };
+    Weights qkv(int i) const { return {m_.layer[i].qkv, qkv_ / PANEL, m_.hidden}; }
+    Weights output(int i) const { return {m_.layer[i].output, padded(m_.hidden) / PANEL, q_size_}; }
+    Weights gate_up(int i) const { return {m_.layer[i].gate_up, padded(m_.intermediate) / PANEL, m_.hidden, 2}; }
+    Weights down(int i) const { return {m_.layer[i].down, padded(m_.hidden) / PANEL, m_.intermediate}; }
+    Weights head() const { return {m_.head, padded(m_.vocabulary) / PANEL, m_.hidden}; }
 
-    // Every thread takes panels in turns, all rows at once; the last ones are shared by rows. work(panel, first row,
-    // rows, the panel to fetch meanwhile, its pairs).
+    // Tasks of one panel each, for all rows of a step, or some of a prompt's; the last panels are shared by rows, so
+    // that all threads end together. work(panel, first row, rows, the panel to fetch meanwhile, its pairs).
     template <class Work>
-    void deal(int rows, int panels, Weights next, const bf16 *own, size_t size, int k, int thread, Work &&work) {
-        const int threads = team_.size(), whole = panels / threads * threads;
-        const bf16 *after = next.panels ? next.panels + (size_t)std::min(thread, next.count - 1) * next.k * PANEL : nullptr;
-        for (int panel = thread; panel < whole; panel += threads) {
-            const bool last = panel + threads >= panels;
-            work(panel, 0, rows, last ? after : own + (panel + threads) * size, last ? next.k / 2 : k / 2);
-        }
-        const int begin = rows * thread / threads, count = rows * (thread + 1) / threads - begin;
-        if (count)
-            for (int panel = whole; panel < panels; panel++) work(panel, begin, count, after, next.k / 2);
-        team_.meet();
+    void deal(int rows, Weights w, Weights next, Work &&work) {
+        const int threads = team_.size(), parts = (rows + BLOCK - 1) / BLOCK;
+        const int whole = parts > 1 ? w.count : w.count / threads * threads;
+        team_.share(whole * parts + (w.count - whole) * threads, [&](int task) {
+            const int rest = task - whole * parts, of = rest < 0 ? parts : threads;
+            const int panel = rest < 0 ? task / parts : whole + rest / threads;
+            const int part = rest < 0 ? task % parts : rest % threads;
+            const int begin = rows * part / of, count = rows * (part + 1) / of - begin;
+            const int after = panel + (parts > 1 ? 1 : threads);
+            const Weights &then = after < w.count ? w : next;
+            const bf16 *coming = after < w.count ? w.panels + after * w.size()
+                                 : next.panels   ? next.panels + std::min(task % threads, next.count - 1) * next.size()
+                                                 : nullptr;
+            if (count) work(panel, begin, count, coming, then.k / 2);
+        });
     }
 
     template <class Each>
-    void product(int rows, const bf16 *a, Weights w, Weights next, int thread, Each &&each) {
-        deal(rows, w.count, next, w.panels, (size_t)w.k * PANEL, w.k, thread,
-             [&](int panel, int first, int count, const bf16 *coming, int coming_pairs) {
-                 multiply(a + (size_t)first * w.k, w.k, count, w.panels + (size_t)panel * w.k * PANEL, w.k / 2,
-                          [&](int row, const __m512 *sum) { each(first + row, panel * PANEL, sum); }, coming,
-                          coming_pairs);
-             });
+    void product(int rows, const bf16 *a, Weights w, Weights next, Each &&each) {
+        deal(rows, w, next, [&](int panel, int first, int count, const bf16 *coming, int coming_pairs) {
+            multiply(a + (size_t)first * w.k, w.k, count, w.panels + panel * w.size(), w.k / 2,
+                     [&](int row, const __m512 *sum) { each(first + row, panel * PANEL, sum); }, coming,
+                     coming_pairs);
+        });
     }
 
-    void add_product(int rows, const bf16 *a, Weights w, Weights next, int thread) {
-        product(rows, a, w, next, thread, [&](int row, int column, const __m512 *sum) {
+    void add_product(int rows, const bf16 *a, Weights w, Weights next) {
+        product(rows, a, w, next, [&](int row, int column, const __m512 *sum) {
             float *to = &x_[(size_t)row * m_.hidden + column];
             for (int j = 0; j < 4 && column + 16 * j < m_.hidden; j++)
                 _mm512_storeu_ps(to + 16 * j, _mm512_add_ps(_mm512_loadu_ps(to + 16 * j), sum[j]));
@@ -340,16 +370,14 @@ class Decoder {
     }
 
     // silu(gate) * up, 64 columns of both at a time
-    void gate(int rows, const bf16 *panels, Weights next, int thread, Scratch &own) {
-        const int k = m_.hidden;
-        deal(rows, padded(m_.intermediate) / PANEL, next, panels, (size_t)2 * k * PANEL, k, thread,
-             [&](int panel, int first, int count, const bf16 *coming, int coming_pairs) {
-            const bf16 *a = &normed_[(size_t)first * k], *gates = panels + (size_t)panel * 2 * k * PANEL;
-            const bf16 *ups = gates + (size_t)k * PANEL;
+    void gate(int rows, Weights w, Weights next, Scratch &own) {
+        deal(rows, w, next, [&](int panel, int first, int count, const bf16 *coming, int coming_pairs) {
+            const bf16 *a = &normed_[(size_t)first * w.k], *gates = w.panels + panel * w.size();
+            const bf16 *ups = gates + (size_t)w.k * PANEL;
             const int column = panel * PANEL;
             float *kept = own.gate.data();
-            multiply(a, k, count, gates, k / 2, Keep{kept, PANEL}, ups, k / 2);
-            multiply(a, k, count, ups, k / 2, [&](int row, const __m512 *sum) {
+            multiply(a, w.k, count, gates, w.k / 2, Keep{kept, PANEL}, ups, w.k / 2);
+            multiply(a, w.k, count, ups, w.k / 2, [&](int row, const __m512 *sum) {
                 bf16 *to = &gated_[(size_t)(first + row) * m_.intermediate + column];
                 for (int j = 0; j < 4 && column + 16 * j < m_.intermediate; j++) {
                     const __m512 g = _mm512_loadu_ps(kept + row * PANEL + 16 * j), one = _mm512_set1_ps(1.0f);
@@ -360,8 +388,9 @@ class Decoder {
         });
     }
 
-    void normalise(int rows, const float *weight) {
-        team_.share(rows, [&](int row) {
+    void normalise(int first, int rows, const float *weight) {
+        team_.share(rows, [&](int index) {
+            const int row = first + index;
             const float *x = &x_[(size_t)row * m_.hidden];
             const __m512 factor = _mm512_set1_ps(root(x, m_.hidden));
             for (int i = 0; i < m_.hidden; i += 16)
@@ -382,11 +411,12 @@ class Decoder {
     }
 
     // A head's query or key: normed and turned by its position.
-    const float *turn(const float *x, const float *norm, const Layer &layer, const Step &s, int row,
+    template <class Positions>
+    const float *turn(const float *x, const float *norm, const Layer &layer, const Positions &positions, int row,
                       float *to) const {
         const int size = m_.head_size, half = size / 2;
         const float factor = norm ? root(x, size) : 1.0f;
-        const float *c = s.cosine + (size_t)row * size, *d = s.sine + (size_t)row * size;
+        const float *c = positions.cosine + (size_t)row * size, *d = positions.sine + (size_t)row * size;
         for (int i = 0; i < half; i++) {
             float a = x[i], b = x[i + half];
             if (norm) a *= factor * norm[i], b *= factor * norm[i + half];
@@ -400,9 +430,8 @@ class Decoder {
     void attend(const Step &s, int index, const Layer &layer, Chunk chunk, int head, Scratch &own) {
         const int size = m_.head_size, wide = padded(size), queries = chunk.rows * ways_;
         const int prompt = s.prefix_length[chunk.row[0]], cut = padded(prompt);
-        const size_t in_group = ((size_t)index * m_.groups + s.group[chunk.row[0]]) * m_.kv_heads + head;
-        const bf16 *keys = m_.prefix_keys + in_group * m_.prefix_tokens * size;
-        const bf16 *values = m_.prefix_values + in_group * m_.prefix_tokens * wide;
+        const bf16 *keys = prefix(m_.prefix_keys, index, s.group[chunk.row[0]], head, size);
+        const bf16 *values = prefix(m_.prefix_values, index, s.group[chunk.row[0]], head, wide);
         auto suffix = [&](bf16 *memory, int row, int width) {
             const size_t at = ((size_t)index * m_.rows + s.slot[chunk.row[row]]) * m_.kv_heads + head;
             return memory + at * m_.suffix_tokens * width;
@@ -418,14 +447,8 @@ class Decoder {
             }
             const float *k = turn(projected + q_size_ + head * size, layer.key_norm, layer, s, r,
                                   own.turned.data());
-            bf16 *key = suffix(m_.suffix_keys, row, size) + (size_t)(at / PANEL) * PANEL * size;
-            for (int i = 0; i < size; i++) key[(i / 2) * 2 * PANEL + (at % PANEL) * 2 + i % 2] = narrow(k[i]);
-            const float *v = projected + q_size_ + kv_size_ + head * size;
-            bf16 *value = suffix(m_.suffix_values, row, wide);
-            for (int i = 0; i < size; i++) {
-                const size_t panel = (size_t)(i / PANEL) * m_.suffix_tokens * PANEL;
-                value[panel + (size_t)(at / 2) * 2 * PANEL + (i % PANEL) * 2 + at % 2] = narrow(v[i]);
-            }
+            put(k, projected + q_size_ + kv_size_ + head * size, at, suffix(m_.suffix_keys, row, size),
+                suffix(m_.suffix_values, row, wide), m_.suffix_tokens);
         }
         read_keys(own, queries, keys, prompt);
         for (int row = 0; row < chunk.rows; row++)
@@ -456,26 +479,56 @@ class Decoder {
         }
     }
 
+    // A token's key and value into their panels; `capacity` tokens have room there.
+    void put(const float *k, const float *v, int at, bf16 *keys, bf16 *values, int capacity) const {
+        const int size = m_.head_size;
+        keys += (size_t)(at / PANEL) * PANEL * size;
+        for (int i = 0; i < size; i++) keys[(i / 2) * 2 * PANEL + (at % PANEL) * 2 + i % 2] = narrow(k[i]);
+        for (int i = 0; i < size; i++)
+            values[(size_t)(i / PANEL) * capacity * PANEL + (size_t)(at / 2) * 2 * PANEL + (i % PANEL) * 2 + at % 2] =
+                narrow(v[i]);
+    }
+
+    bf16 *prefix(bf16 *memory, int layer, int slot, int head, int width) const {
+        return memory + (((size_t)layer * m_.groups + slot) * m_.kv_heads + head) * m_.prefix_tokens * width;
+    }
+
+    // Keys and values of 64 tokens of a prompt, by one key head, and the queries that go with it.
+    void remember(const Prompt &p, int i, int first, int head, Scratch &own) {
+        const int size = m_.head_size;
+        const Layer &layer = m_.layer[i];
+        bf16 *keys = prefix(m_.prefix_keys, i, p.slot, head, size);
+        bf16 *values = prefix(m_.prefix_values, i, p.slot, head, padded(size));
+        for (int at = first; at < std::min(p.tokens, first + PANEL); at++) {
+            const float *projected = &projected_[(size_t)at * qkv_];
+            for (int way = head * ways_; way < (head + 1) * ways_; way++) {
+                const float *q = turn(projected + way * size, layer.query_norm, layer, p, at, own.turned.data());
+                for (int j = 0; j < size; j++) queries_[(size_t)at * q_size_ + way * size + j] = narrow(q[j]);
+            }
+            const float *k = turn(projected + q_size_ + head * size, layer.key_norm, layer, p, at, own.turned.data());
+            put(k, projected + q_size_ + kv_size_ + head * size, at, keys, values, m_.prefix_tokens);
+        }
+    }
+
     // Causal attention of a few tokens of a prompt, by the query heads of one key head.
-    void attend_prompt(const Prefill &p, int first, int tokens, int head, Scratch &own) {
+    void attend_prompt(const Prompt &p, int layer, int first, int tokens, int head, Scratch &own) {
         const int size = m_.head_size, queries = tokens * ways_, seen = first + tokens;
-        const size_t in_group = ((size_t)p.layer * m_.groups + p.slot) * m_.kv_heads + head;
-        const bf16 *keys = m_.prefix_keys + in_group * m_.prefix_tokens * size;
-        const bf16 *values = m_.prefix_values + in_group * m_.prefix_tokens * padded(size);
+        const bf16 *keys = prefix(m_.prefix_keys, layer, p.slot, head, size);
+        const bf16 *values = prefix(m_.prefix_values, layer, p.slot, head, padded(size));
         for (int row = 0; row < tokens; row++)
             std::memcpy(&own.queries[(size_t)row * ways_ * size],
-                        p.query + (size_t)(first + row) * q_size_ + head * ways_ * size,
+                        &queries_[(size_t)(first + row) * q_size_ + head * ways_ * size],
                         sizeof(bf16) * ways_ * size);
         read_keys(own, queries, keys, seen);
         for (int query = 0; query < queries; query++) {
-            const int position = first + query / ways_, window = m_.layer[p.layer].window;
+            const int position = first + query / ways_, window = m_.layer[layer].window;
             weigh(&own.scores[(size_t)query * span_], &own.weights[(size_t)query * span_],
                   window ? std::max(0, position - window + 1) : 0, position + 1, padded(seen), 0);
         }
         read_values(own, queries, values, seen);
         for (int query = 0; query < queries; query++)
-            write(own, query, p.output + (size_t)(first + query / ways_) * q_size_ +
-                                  (head * ways_ + query % ways_) * size);
+            write(own, query,
+                  &attended_[(size_t)(first + query / ways_) * q_size_ + (head * ways_ + query % ways_) * size]);
     }
 
     void read_keys(Scratch &own, int queries, const bf16 *keys, int tokens) {
@@ -534,7 +587,7 @@ class Decoder {
     Team team_;
     int q_size_, kv_size_, qkv_, ways_, chunk_, span_;
     std::vector<float> x_, projected_;
-    std::vector<bf16> normed_, attended_, gated_;
+    std::vector<bf16> normed_, queries_, attended_, gated_;
     std::vector<Scratch> scratch_;
     std::vector<int> order_;
     std::vector<Chunk> chunks_;
@@ -594,6 +647,6 @@ void rest_pg_draw(const Draw *d) {
 }
 void *rest_pg_decoder(const Model *model, int32_t threads) { return new Decoder(*model, threads); }
 void rest_pg_step(void *decoder, const Step *step) { static_cast<Decoder *>(decoder)->step(*step); }
-void rest_pg_prefill(void *decoder, const Prefill *prompt) { static_cast<Decoder *>(decoder)->prefill(*prompt); }
+void rest_pg_read(void *decoder, const Prompt *prompt) { static_cast<Decoder *>(decoder)->read(*prompt); }
 void rest_pg_close(void *decoder) { delete static_cast<Decoder *>(decoder); }
 }

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rest_pg.backends.native.library import Model, Prefill, Step
+from rest_pg.backends.native.library import Model, Prompt, Step
 from rest_pg.backends.native.weights import PANEL, NativeWeights
 
 MAX_THREADS = 16
@@ -33,14 +32,13 @@ class _Row:
 class NativeDecoder:
     """A :class:`~rest_pg.backends.decoders.Decoder` whose steps are one call into decode.cpp.
 
-    Prompts are read by the model itself; its attention hands their keys and values over. Sums are
-    float32 and the residual stream is too, so logits are nearer to float32 than PyTorch's bfloat16.
+    Weights, keys and values are bfloat16; sums and the residual stream are float32, so that logits
+    are nearer to float32 than those of PyTorch's bfloat16.
     """
 
     def __init__(
         self,
         library: ctypes.CDLL,
-        model: Any,
         weights: NativeWeights,
         *,
         groups: int,
@@ -52,14 +50,13 @@ class NativeDecoder:
 
         Args:
             library: the compiled code.
-            model: in bfloat16, with this package's attention function.
-            weights: the same model's, in panels.
+            weights: the policy's, in panels.
             groups: prompts in memory at once.
             rows: samples in memory at once.
             prefix_tokens: of the longest prompt.
             suffix_tokens: that a sample may get.
         """
-        config = model.config
+        config = weights.config
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         wide = size + -size % PANEL
@@ -70,7 +67,7 @@ class NativeDecoder:
         self._prefix_values = _zeros(shape, groups, wide // PANEL, prefix // 2)
         self._suffix_keys = _zeros(shape, rows, suffix // PANEL, size // 2)
         self._suffix_values = _zeros(shape, rows, wide // PANEL, suffix // 2)
-        self._library, self._model, self._weights = library, model, weights
+        self._library, self._weights = library, weights
         self._free_groups, self._free_rows = list(range(groups)), list(range(rows))
         self._prompts: list[_Prompt] = []
         self._rows: list[_Row] = []
@@ -86,7 +83,7 @@ class NativeDecoder:
             intermediate=config.intermediate_size,
             vocabulary=config.vocab_size,
             epsilon=config.rms_norm_eps,
-            scale=model.model.layers[0].self_attn.scaling,
+            scale=weights.scale,
             layer=weights.layers,
             embedding=weights.embedding,
             head=weights.head,
@@ -115,47 +112,20 @@ class NativeDecoder:
 
     def open_group(self, prompt: Tensor) -> Tensor:
         """Read a prompt, [1, tokens], into the next group; return its last logits, [1, vocabulary]."""
-        self.prefilling: _Prompt | None = _Prompt(self._free_groups.pop(), prompt.shape[1])
-        self._prompts.append(self.prefilling)
-        logits: Tensor = self._model(
-            input_ids=prompt,
-            position_ids=torch.arange(prompt.shape[1])[None],
-            use_cache=False,
-            logits_to_keep=1,
-            prefix_memory=self,
-        ).logits[:, -1]
-        return logits
-
-    def prefill(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        """Keep a prompt's keys and values in panels; return its causal attention."""
-        assert self.prefilling is not None
-        slot, length = self.prefilling.slot, key.shape[2]
-        keys = nn.functional.pad(key[0], (0, 0, 0, -length % PANEL))
-        panels = keys.unflatten(1, (-1, PANEL)).unflatten(3, (-1, 2)).transpose(2, 3)
-        self._prefix_keys[layer, slot, :, : panels.shape[1]] = panels
-        values = nn.functional.pad(value[0], (0, -value.shape[3] % PANEL, 0, length % 2))
-        panels = values.unflatten(1, (-1, 2)).unflatten(3, (-1, PANEL)).permute(0, 3, 1, 4, 2)
-        self._prefix_values[layer, slot, :, :, : panels.shape[2]] = panels
-        queries = query[0].transpose(0, 1).contiguous()
-        output = torch.empty_like(queries)
-        told = Prefill(
-            layer=layer,
-            slot=slot,
+        length = prompt.shape[1]
+        group = _Prompt(self._free_groups.pop(), length)
+        self._prompts.append(group)
+        tokens, logits = prompt[0].int(), torch.empty(1, self._logits.shape[1])
+        told = Prompt(
             tokens=length,
-            query=queries.data_ptr(),
-            output=output.data_ptr(),
+            slot=group.slot,
+            token=tokens.data_ptr(),
+            cosine=self._cosine.data_ptr(),
+            sine=self._sine.data_ptr(),
+            logits=logits.data_ptr(),
         )
-        self._library.rest_pg_prefill(self._handle, ctypes.byref(told))
-        return output.transpose(0, 1)[None]
+        self._library.rest_pg_read(self._handle, ctypes.byref(told))
+        return logits
 
     def open_row(self, group: int) -> None:
         """Add a row behind a group."""

@@ -58,12 +58,12 @@ class Step(ctypes.Structure):
     )
 
 
-class Prefill(ctypes.Structure):
+class Prompt(ctypes.Structure):
     """As in decode.cpp."""
 
     _fields_ = (
-        *_fields(ctypes.c_int32, "layer slot tokens"),
-        *_fields(ctypes.c_void_p, "query output"),
+        *_fields(ctypes.c_int32, "tokens slot"),
+        *_fields(ctypes.c_void_p, "token cosine sine logits"),
     )
 
 
@@ -90,7 +90,7 @@ def load_library() -> ctypes.CDLL | None:
     library.rest_pg_decoder.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.rest_pg_decoder.restype = ctypes.c_void_p
     library.rest_pg_step.argtypes = [ctypes.c_void_p, ctypes.POINTER(Step)]
-    library.rest_pg_prefill.argtypes = [ctypes.c_void_p, ctypes.POINTER(Prefill)]
+    library.rest_pg_read.argtypes = [ctypes.c_void_p, ctypes.POINTER(Prompt)]
     library.rest_pg_draw.argtypes = [ctypes.POINTER(Draw)]
     library.rest_pg_close.argtypes = [ctypes.c_void_p]
     return library

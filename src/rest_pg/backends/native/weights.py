@@ -56,6 +56,7 @@ class NativeWeights:
         self.head = self._keep(pack(model.lm_head.weight.detach()))
         self.norm = self._numbers(body.norm)
         self.rotary = body.rotary_emb
+        self.scale: float = body.layers[0].self_attn.scaling
 
     def _layer(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
