@@ -235,7 +235,8 @@ def _parsed(module: str) -> tuple[ast.Module, str]:
             owner.body = [s for s in owner.body if not _is_text(s)]
     code = ast.dump(tree)
     if path and path.name == "__init__.py":  # what a package compiles is its code too
-        code += "".join(p.read_text(encoding="utf-8") for p in sorted(path.parent.glob("*.cpp")))
+        compiled = sorted([*path.parent.glob("*.cpp"), *path.parent.glob("*.h")])
+        code += "".join(p.read_text(encoding="utf-8") for p in compiled)
     return tree, _digest(code)
 
 

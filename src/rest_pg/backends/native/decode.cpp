@@ -1,27 +1,16 @@
-// One decoding step of a Llama-like model in bfloat16, for many rows behind prompts that they share.
-//
-// Everything that is multiplied lies in *panels*: a matrix B of K x 64 as K/2 lines of 64 pairs, (k, k+1) side by
-// side, which is what one AVX-512 bfloat16 instruction takes for 16 columns. Weights are panels of 64 outputs, keys
-// panels of 64 tokens, values panels of 64 dimensions, so that one kernel does all products. Sums are float32 and
-// always run over K in order: a row's numbers depend neither on the rows beside it nor on the number of threads.
-#include <immintrin.h>
-#include <omp.h>
-#include <sched.h>
-
-#include <algorithm>
-#include <atomic>
+// A Llama-like model in bfloat16, for many rows behind prompts that they share: prompts are read, and all rows written by
+// a token, in one call each.
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 #include <numeric>
 #include <vector>
 
-namespace {
+#include "draw.h"
+#include "panels.h"
+#include "team.h"
 
-using bf16 = uint16_t;
-constexpr int PANEL = 64;       // columns of a panel: four registers
-constexpr int TILE = 6;         // rows at once: 24 sums, 4 registers of the panel, one of the rows
+namespace rest_pg {
+
 constexpr int BLOCK = 64;       // rows that meet a panel while it is near
 constexpr int CHUNK = 24;       // queries of one task of attention
 
@@ -57,143 +46,6 @@ struct Prompt {
     const int32_t *token;
     const float *cosine, *sine;  // [tokens][head size]
     float *logits;               // [vocabulary], behind the last token
-};
-
-struct Draw {
-    int32_t rows, vocabulary;
-    float temperature, top_p;
-    const float *logits;   // [any][vocabulary]
-    const int64_t *row;    // of the logits, for each draw
-    const float *uniform;  // in [0, 1), for each draw
-    int64_t *token;
-    bool *accepted;
-};
-
-inline int padded(int n) { return (n + PANEL - 1) / PANEL * PANEL; }
-
-inline __m512 widen(__m256i values) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
-}
-
-inline void narrow(bf16 *to, __m512 values) {
-    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(values));
-}
-
-inline bf16 narrow(float value) {
-    return (bf16)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0);
-}
-
-// e^x by a polynomial behind powers of two; 2e-7 relative
-inline __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 0.5f})
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
-}
-
-// Memory that is asked for while something else is multiplied: a panel is read once, and would be waited for.
-struct Ahead {
-    const char *at = nullptr;
-    int step = 0;  // bytes for each pair
-};
-
-template <int M, class Each>
-inline void tile(const bf16 *a, size_t stride, const bf16 *panel, int pairs, int first, Ahead &ahead, Each &&each) {
-    __m512 sum[M][4];
-    for (int m = 0; m < M; m++)
-        for (int j = 0; j < 4; j++) sum[m][j] = _mm512_setzero_ps();
-    const char *coming = ahead.at;
-    const int step = ahead.step;
-    for (int k = 0; k < pairs; k++) {
-        __m512bh b[4];
-        _mm_prefetch(coming, _MM_HINT_T1);
-        _mm_prefetch(coming + 64, _MM_HINT_T1);
-        coming += step;
-        for (int j = 0; j < 4; j++) b[j] = (__m512bh)_mm512_loadu_si512(panel + k * 2 * PANEL + 32 * j);
-        for (int m = 0; m < M; m++) {
-            int32_t pair;
-            std::memcpy(&pair, a + m * stride + 2 * k, 4);
-            const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-            for (int j = 0; j < 4; j++) sum[m][j] = _mm512_dpbf16_ps(sum[m][j], both, b[j]);
-        }
-    }
-    ahead.at = coming;
-    for (int m = 0; m < M; m++) each(first + m, sum[m]);
-}
-
-// Products of `rows` rows of a with one panel; each(row, four registers of 16 sums) takes them. Meanwhile another
-// panel of `ahead_pairs` pairs is fetched.
-template <class Each>
-inline void multiply(const bf16 *a, size_t stride, int rows, const bf16 *panel, int pairs, Each &&each,
-                     const bf16 *coming = nullptr, int coming_pairs = 0) {
-    const int tiles = (rows + TILE - 1) / TILE;
-    Ahead ahead{(const char *)(coming ? coming : panel), 0};
-    if (coming) ahead.step = std::min(128, (4 * 64 * coming_pairs + tiles * pairs - 1) / (tiles * pairs));
-    for (int t = 0; t < tiles; t++) {
-        const int begin = rows * t / tiles, size = rows * (t + 1) / tiles - begin;
-        const bf16 *from = a + begin * stride;
-        switch (size) {
-            case 1: tile<1>(from, stride, panel, pairs, begin, ahead, each); break;
-            case 2: tile<2>(from, stride, panel, pairs, begin, ahead, each); break;
-            case 3: tile<3>(from, stride, panel, pairs, begin, ahead, each); break;
-            case 4: tile<4>(from, stride, panel, pairs, begin, ahead, each); break;
-            case 5: tile<5>(from, stride, panel, pairs, begin, ahead, each); break;
-            case 6: tile<6>(from, stride, panel, pairs, begin, ahead, each); break;
-        }
-    }
-}
-
-// Writes sums down, row by row.
-struct Keep {
-    float *to;
-    int stride;
-    void operator()(int row, const __m512 *sum) const {
-        for (int j = 0; j < 4; j++) _mm512_storeu_ps(to + (size_t)row * stride + 16 * j, sum[j]);
-    }
-};
-
-// The threads of PyTorch's own pool, so that its idle ones don't spin beside ours.
-class Team {
-   public:
-    explicit Team(int size) : size_(size) {}
-    template <class Work>
-    void run(Work &&work) {
-#pragma omp parallel num_threads(size_)
-        {
-#pragma omp single
-            size_ = omp_get_num_threads();  // fewer than asked for, if the machine is short of them
-            work(omp_get_thread_num());
-        }
-    }
-    // All threads wait for each other; the next set of tasks starts at 0.
-    void meet() {
-        const int phase = phase_.load(std::memory_order_acquire);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-            arrived_.store(0, std::memory_order_relaxed);
-            next_.store(0, std::memory_order_relaxed);
-            phase_.store(phase + 1, std::memory_order_release);
-            return;
-        }
-        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
-            _mm_pause();
-            if (spins > 4000) sched_yield();  // the other thread may have lost its core
-        }
-    }
-    template <class Task>
-    void share(int tasks, Task &&task) {
-        for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i);
-        meet();
-    }
-    int size() const { return size_; }
-
-   private:
-    int size_;
-    std::atomic<int> arrived_{0}, next_{0}, phase_{0};
 };
 
 class Decoder {
@@ -593,52 +445,9 @@ class Decoder {
     std::vector<Chunk> chunks_;
 };
 
-// A token by inversion of the cumulative softmax, and whether it is in the nucleus: whether those likelier than it
-// weigh less than top_p together.
-void draw(const Draw &d, int index) {
-    constexpr int BLOCK = 256;
-    const int size = d.vocabulary, blocks = (size + BLOCK - 1) / BLOCK;
-    const float *x = d.logits + (size_t)d.row[index] * size;
-    auto inside = [&](int at) { return (__mmask16)(size - at >= 16 ? 0xffff : (1u << (size - at)) - 1); };
-    __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (int at = 0; at < size; at += 16)
-        highest = _mm512_mask_max_ps(highest, inside(at), highest, _mm512_maskz_loadu_ps(inside(at), x + at));
-    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
-    const __m512 inverse = _mm512_set1_ps(1.0f / d.temperature);
-    auto weigh = [&](int at, __mmask16 mask) {
-        const __m512 below = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + at), most);
-        return _mm512_maskz_mov_ps(mask, exponential(_mm512_mul_ps(below, inverse)));
-    };
-    std::vector<double> sums(blocks);
-    double total = 0;
-    for (int block = 0; block < blocks; block++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int at = block * BLOCK; at < std::min(size, (block + 1) * BLOCK); at += 16)
-            sum = _mm512_add_ps(sum, weigh(at, inside(at)));
-        total += sums[block] = _mm512_reduce_add_ps(sum);
-    }
-    double left = d.uniform[index] * total;
-    int block = 0;
-    for (; block < blocks - 1 && left >= sums[block]; block++) left -= sums[block];
-    int token = block * BLOCK;
-    for (int at = block * BLOCK; at < std::min(size, (block + 1) * BLOCK) && left >= 0; at += 16) {
-        alignas(64) float weights[16];
-        _mm512_store_ps(weights, weigh(at, inside(at)));
-        for (int i = 0; i < 16 && left >= 0; i++)
-            if (weights[i] > 0) token = at + i, left -= weights[i];
-    }
-    __m512 above = _mm512_setzero_ps();
-    const __m512 own = _mm512_set1_ps(x[token]);
-    for (int at = 0; at < size; at += 16) {
-        const __mmask16 mask = _mm512_mask_cmp_ps_mask(inside(at), _mm512_maskz_loadu_ps(inside(at), x + at), own,
-                                                       _CMP_GT_OQ);
-        if (mask) above = _mm512_add_ps(above, weigh(at, mask));
-    }
-    d.token[index] = token;
-    d.accepted[index] = _mm512_reduce_add_ps(above) < d.top_p * total;
-}
+}  // namespace rest_pg
 
-}  // namespace
+using namespace rest_pg;
 
 extern "C" {
 void rest_pg_draw(const Draw *d) {

@@ -102,7 +102,8 @@ def _compiled() -> Path:
     if compiler is None:
         raise FileNotFoundError(f"no C++ compiler is installed ({', '.join(COMPILERS)})")
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
-    made_of = b"\0".join([SOURCE.read_bytes(), version, " ".join(FLAGS).encode()])
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    made_of = b"\0".join([*(p.read_bytes() for p in sources), version, " ".join(FLAGS).encode()])
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rest-pg"
     target = home / f"decode-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     if target.exists():
