@@ -67,6 +67,7 @@ def run(repeats: int) -> list[Comparison]:
 
 def calibrate(size: ModelSize, prompt: int = 384, output: int = 33) -> Rates:
     """Measure this machine's rates with four short runs of the generator."""
+    _sample(n=1, m=1, prompt=prompt, output=2)  # the first of a process loads what the others find
     generator = SharedPrefixGenerator(max_rows=MAX_ROWS)
 
     def trial(n: int, m: int, output: int) -> Trial:
