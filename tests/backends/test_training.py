@@ -138,20 +138,22 @@ PREFERENCE = PARAMS.model_copy(
 )
 
 
-def test_the_preference_loss_is_dpos_over_separate_rows(policy) -> None:
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_preference_loss_is_dpos_over_separate_rows(policy, per_token: bool) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         policy.path, dtype=torch.float32, attn_implementation=ATTENTION
     )
     prompt, completions = [9, 10, 11], [[11, 12, 1], [13, 1], [14, 15, 16, 1]]
     start = [8.0, 5.0, 9.5]
     row = collate_row(Row(prompt, completions, [1.0, 1.0, -1.0]))
-    loss = preference_loss(model, row | {"start_losses": torch.tensor(start)}, 0.5, 0.25)
+    params = PreferenceParams(beta=0.5, likelihood=0.25, per_token=per_token)
+    loss = preference_loss(model, row | {"start_losses": torch.tensor(start)}, params)
     model.set_attn_implementation("eager")
     gains, n_tokens, total = [], 0, 0.0
     for completion, before in zip(completions, start, strict=True):
         logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, 2:-1]
         log_p = torch.log_softmax(logits, -1)[range(len(completion)), completion].sum()
-        gains.append(log_p + before)
+        gains.append((log_p + before) / (len(completion) if per_token else 1))
         if completion != completions[-1]:
             n_tokens, total = n_tokens + len(completion), total - log_p
     margins = [0.5 * (gains[i] - gains[2]) for i in (0, 1)]

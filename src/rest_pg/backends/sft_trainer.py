@@ -80,7 +80,7 @@ class _SharedPromptSFTTrainer(SFTTrainer):
         """Return the row's part of the step's loss; the logits of a whole row are never built."""
         if self.preference is None:
             return weighted_loss(model, inputs, num_items_in_batch)
-        loss = preference_loss(model, inputs, self.preference.beta, self.preference.likelihood)
+        loss = preference_loss(model, inputs, self.preference)
         return loss / self.current_gradient_accumulation_steps
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from rest_pg.backends.prefix_attention import attend, sees
+from rest_pg.config import PreferenceParams
 
 ATTENTION = "rest_pg_shared_prompt"
 IGNORED = -100
@@ -226,29 +227,30 @@ def token_losses(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def preference_loss(
-    model: Any, inputs: dict[str, Tensor], beta: float, likelihood: float
-) -> Tensor:
+def preference_loss(model: Any, inputs: dict[str, Tensor], params: PreferenceParams) -> Tensor:
     """DPO's loss over a prompt's pairs, and the chosen completions' likelihood beside it.
 
-    A completion's score is ``beta`` times what its log-likelihood gained since the start; a pair costs
-    the negative log-sigmoid of the chosen one's score less the rejected one's. The loss is the mean over
-    all pairs, plus ``likelihood`` times the chosen ones' negative log-likelihood per token.
+    A completion's score is ``beta`` times what its log-likelihood gained since the start, in all or per
+    token; a pair costs the negative log-sigmoid of the chosen one's score less the rejected one's. The
+    loss is the mean over all pairs, plus ``likelihood`` times the chosen ones' negative log-likelihood
+    per token.
 
     Args:
         model: as in :func:`completion_logits`.
         inputs: what :func:`collate_row` returns, and ``start_losses`` [k]: each completion's
             negative log-likelihood under the policy that training starts from.
-        beta: see above.
-        likelihood: see above.
+        params: ``beta``, ``per_token`` and ``likelihood``.
     """
     losses, weights = token_losses(model, inputs), inputs["weights"][0]
     whole = completion_losses(losses, inputs)
-    chosen = torch.stack([own[0] > 0 for own in weights.split(_completion_lengths(inputs))])
-    scores = beta * (inputs["start_losses"] - whole)
+    lengths = _completion_lengths(inputs)
+    chosen = torch.stack([own[0] > 0 for own in weights.split(lengths)])
+    scores = params.beta * (inputs["start_losses"] - whole)
+    if params.per_token:
+        scores = scores / torch.tensor(lengths, device=scores.device)
     margins = scores[chosen][:, None] - scores[~chosen][None, :]
     pairs = -nn.functional.logsigmoid(margins).mean() if margins.numel() else losses.sum() * 0
-    return pairs + likelihood * losses[weights > 0].mean()
+    return pairs + params.likelihood * losses[weights > 0].mean()
 
 
 def completion_losses(losses: Tensor, inputs: dict[str, Tensor]) -> Tensor:
