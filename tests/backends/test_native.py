@@ -206,3 +206,20 @@ def test_code_that_does_not_compile_says_why(
         assert not list((tmp_path / "cache").rglob("*.so"))
     finally:
         load_library.cache_clear()
+
+
+@native
+@torch.inference_mode()
+def test_what_there_is_no_room_for_is_refused(tmp_path: Path) -> None:
+    decoder = start(build_policy(tmp_path).path, 1, 1)
+    for length in (0, 132):
+        with pytest.raises(
+            ValueError, match=rf"a prompt of {length} tokens, and room for 1 to 131"
+        ):
+            decoder.open_group(torch.zeros(1, length, dtype=torch.long))
+    decoder.open_group(torch.tensor([[5, 6]]))
+    decoder.open_row(0)
+    for _ in range(70):
+        decoder.step([7])
+    with pytest.raises(ValueError, match="a row has 70 tokens"):
+        decoder.step([7])

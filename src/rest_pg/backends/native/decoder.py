@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rest_pg.backends.native.library import Model, Prompt, Step
+from rest_pg.backends.native.library import Prompt, Step
 from rest_pg.backends.native.weights import PANEL, NativeWeights
 
 MAX_THREADS = 16
@@ -56,9 +56,7 @@ class NativeDecoder:
             prefix_tokens: of the longest prompt.
             suffix_tokens: that a sample may get.
         """
-        config = weights.config
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        config, size = weights.config, weights.head_size
         wide = size + -size % PANEL
         prefix, suffix = (n + -n % PANEL for n in (prefix_tokens, suffix_tokens))
         shape = (config.num_hidden_layers, -1, config.num_key_value_heads)
@@ -68,35 +66,20 @@ class NativeDecoder:
         self._suffix_keys = _zeros(shape, rows, suffix // PANEL, size // 2)
         self._suffix_values = _zeros(shape, rows, wide // PANEL, suffix // 2)
         self._library, self._weights = library, weights
+        self._capacities = prefix_tokens, suffix_tokens
         self._free_groups, self._free_rows = list(range(groups)), list(range(rows))
         self._prompts: list[_Prompt] = []
         self._rows: list[_Row] = []
         positions = torch.arange(prefix_tokens + suffix_tokens)[None]
         self._cosine, self._sine = (x[0] for x in weights.rotary(torch.empty(0), positions))
         self._logits = torch.empty(rows, config.vocab_size)
-        described = Model(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=heads,
-            kv_heads=config.num_key_value_heads,
-            head_size=size,
-            intermediate=config.intermediate_size,
-            vocabulary=config.vocab_size,
-            epsilon=config.rms_norm_eps,
-            scale=weights.scale,
-            layer=weights.layers,
-            embedding=weights.embedding,
-            head=weights.head,
-            norm=weights.norm,
-            prefix_keys=self._prefix_keys.data_ptr(),
-            prefix_values=self._prefix_values.data_ptr(),
-            suffix_keys=self._suffix_keys.data_ptr(),
-            suffix_values=self._suffix_values.data_ptr(),
-            groups=groups,
-            rows=rows,
-            prefix_tokens=prefix,
-            suffix_tokens=suffix,
-        )
+        described = weights.describe()
+        described.prefix_keys = self._prefix_keys.data_ptr()
+        described.prefix_values = self._prefix_values.data_ptr()
+        described.suffix_keys = self._suffix_keys.data_ptr()
+        described.suffix_values = self._suffix_values.data_ptr()
+        described.groups, described.rows = groups, rows
+        described.prefix_tokens, described.suffix_tokens = prefix, suffix
         threads = min(torch.get_num_threads(), MAX_THREADS)
         self._handle = library.rest_pg_decoder(ctypes.byref(described), threads)
 
@@ -111,8 +94,16 @@ class NativeDecoder:
         return not self._free_groups, not self._free_rows
 
     def open_group(self, prompt: Tensor) -> Tensor:
-        """Read a prompt, [1, tokens], into the next group; return its last logits, [1, vocabulary]."""
+        """Read a prompt, [1, tokens], into the next group; return its last logits, [1, vocabulary].
+
+        Raises:
+            ValueError: it is empty, or longer than there is room for.
+        """
         length = prompt.shape[1]
+        if not 1 <= length <= self._capacities[0]:
+            raise ValueError(
+                f"a prompt of {length} tokens, and room for 1 to {self._capacities[0]}"
+            )
         group = _Prompt(self._free_groups.pop(), length)
         self._prompts.append(group)
         tokens, logits = prompt[0].int(), torch.empty(1, self._logits.shape[1])
@@ -151,8 +142,13 @@ class NativeDecoder:
         """Append a token to every row; return the logits behind it, [rows, vocabulary], float32.
 
         They are overwritten by the next step.
+
+        Raises:
+            ValueError: a row is full.
         """
         rows = self._rows
+        if any(row.written == self._capacities[1] for row in rows):
+            raise ValueError(f"a row has {self._capacities[1]} tokens, and room for no more")
         told = {
             "token": list(tokens),
             "slot": [row.slot for row in rows],

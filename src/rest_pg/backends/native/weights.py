@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from rest_pg.backends.native.library import Layer
+from rest_pg.backends.native.library import Layer, Model
 
 PANEL = 64
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -47,16 +47,32 @@ class NativeWeights:
 
     def __init__(self, model: Any) -> None:
         """Lay the weights of a model out that :func:`unsupported_reason` has no objection to."""
-        self.config = model.config
+        self.config = config = model.config
+        heads = config.num_attention_heads
+        self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.rotary = model.model.rotary_emb
         self._tensors: list[Tensor] = []
         body = model.model
         layers = [self._layer(layer) for layer in body.layers]
-        self.layers = (Layer * len(layers))(*layers)
-        self.embedding = self._keep(body.embed_tokens.weight.detach().to(torch.bfloat16))
-        self.head = self._keep(pack(model.lm_head.weight.detach()))
-        self.norm = self._numbers(body.norm)
-        self.rotary = body.rotary_emb
-        self.scale: float = body.layers[0].self_attn.scaling
+        self._layers = (Layer * len(layers))(*layers)
+        self._sizes = {
+            "layers": config.num_hidden_layers,
+            "hidden": config.hidden_size,
+            "heads": heads,
+            "kv_heads": config.num_key_value_heads,
+            "head_size": self.head_size,
+            "intermediate": config.intermediate_size,
+            "vocabulary": config.vocab_size,
+            "epsilon": config.rms_norm_eps,
+            "scale": body.layers[0].self_attn.scaling,
+            "embedding": self._keep(body.embed_tokens.weight.detach().to(torch.bfloat16)),
+            "head": self._keep(pack(model.lm_head.weight.detach())),
+            "norm": self._numbers(body.norm),
+        }
+
+    def describe(self) -> Model:
+        """Return the sizes and the weights, for the caller to add its memory."""
+        return Model(layer=self._layers, **self._sizes)
 
     def _layer(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
