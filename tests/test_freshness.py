@@ -8,8 +8,9 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from pydantic import BaseModel
 
-from rest_pg import pipeline_registry
+from rest_pg import hooks, pipeline_registry
 from rest_pg.datasets import RecordsDataset
 from rest_pg.freshness import Origin, backend_key, code_of, flatten, origins_of
 from rest_pg.hooks import FreshnessHook, RunParameters
@@ -193,6 +194,34 @@ def test_what_is_stale_runs_again_with_its_reason_and_what_is_not_does_not(
     assert run(tmp_path, 2) == []
     (tmp_path / "second.jsonl").unlink()
     assert run(tmp_path, 2) == ["second_node"]
+
+
+class Size(BaseModel):
+    times: int
+    unit: int = 1
+
+
+def _repeat_sized(size: Size) -> list[Document]:
+    return _repeat(size.times)
+
+
+def test_a_run_of_a_later_part_warns_of_what_was_changed_and_of_no_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, catalog = chain(tmp_path, 1)
+    first = node(_repeat_sized, "params:size", "first", name="first_node")
+    whole = Pipeline([first, *whole.only_nodes("second_node").nodes])
+    catalog["params:size"] = MemoryDataset(Size(times=1))
+    FreshnessHook().before_pipeline_run({}, whole, catalog)
+    catalog.save("first", _repeat(1))
+    monkeypatch.setattr(hooks, "pipelines", {"__default__": whole})
+    # as Kedro has it for the nodes of another pipeline: without the model, so without its defaults
+    catalog["params:size"] = MemoryDataset({"times": 1})
+    for times, warned in ((1, False), (2, True)):
+        monkeypatch.setattr(RunParameters, "values", {"size": Size(times=times)})
+        FreshnessHook().before_pipeline_run({}, whole.only_nodes("second_node"), catalog)
+        assert ("(size.times was 1, and is 2)" in caplog.text) == warned
+        assert ("was run with something else" in caplog.text) == warned
 
 
 def test_a_file_that_doesnt_say_what_made_it_is_made_anew(tmp_path: Path) -> None:

@@ -75,11 +75,19 @@ class Origin:
         return found
 
 
-def origins_of(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Origin]:
+def origins_of(
+    pipeline: Pipeline, catalog: DataCatalog, typed: Mapping[str, Any] | None = None
+) -> dict[str, Origin]:
     """Return what would make the outputs of each node, by the node's name.
 
     Nothing is loaded but parameters: inputs that a node of the pipeline makes count by that node's origin,
     others by the origin beside them, and raw ones by their content.
+
+    Args:
+        pipeline: the nodes.
+        catalog: their datasets.
+        typed: parameters as their models, by name: the catalog of a session holds only those of the
+            pipelines it was asked to run as such, and the others without their defaults.
     """
     made: dict[str, str] = {}
     found: dict[str, Origin] = {}
@@ -89,7 +97,8 @@ def origins_of(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Origin]:
         for name in node.inputs:
             if name == "parameters" or name.startswith("params:"):
                 key = name.removeprefix("params:")
-                parameters |= flatten(catalog.load(name), key)
+                value = typed[key] if typed and key in typed else catalog.load(name)
+                parameters |= flatten(value, key)
             else:
                 inputs[name] = made[name] if name in made else content_of(catalog.get(name))
         parameters |= {k: _file_digest(v) for k, v in _files(parameters)}

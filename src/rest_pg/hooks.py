@@ -131,7 +131,8 @@ class FreshnessHook:
         if not taken:
             return
         behind = whole.to_outputs(*sorted(taken))
-        reasons = stale_reasons(behind, catalog, origins_of(behind, catalog))
+        origins = origins_of(behind, catalog, RunParameters.values)
+        reasons = stale_reasons(behind, catalog, origins)
         for node in behind.nodes:
             own = [r for r in reasons.get(node.name, ()) if not r.endswith(" has changed")]
             if own:
