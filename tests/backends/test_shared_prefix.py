@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,20 @@ def test_samples_depend_on_their_seed_and_not_on_their_batch(policy, max_rows: i
         ("e2", 1),
     ]
     assert len({g.text for g in ours if g.example_id == "e0"}) > 1
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_a_stream_is_the_sample_in_pieces(policy, tmp_path: Path, model_type: str) -> None:
+    if model_type == "gpt2":  # whose attention isn't covered: in one piece
+        policy = build_policy(tmp_path, "gpt2")
+    engine = SharedPrefixGenerator(dtype="float32")
+    request = replace(REQUESTS[0], seeds=(5,))
+    *pieces, last = engine.stream(policy, request, NUCLEUS)
+    assert [last] == engine.generate(policy, [request], NUCLEUS)
+    assert "".join(pieces) == last.text
+    assert (len(pieces) > 3) == (model_type == "llama")
+    with pytest.raises(ValueError, match="3 samples can't be streamed: ask for one"):
+        next(engine.stream(policy, REQUESTS[0], NUCLEUS))
 
 
 @pytest.mark.parametrize(

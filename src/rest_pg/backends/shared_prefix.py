@@ -132,6 +132,37 @@ class SharedPrefixGenerator:
             del run  # its memory is given back here
         return [done[r.example_id, i] for r in requests for i in range(len(r.seeds))]
 
+    @torch.inference_mode()
+    def stream(
+        self, policy: PolicyCheckpoint, request: GenerationRequest, decoding: Decoding
+    ) -> Iterator[str | Generation]:
+        """Draw one sample, and yield its text as it is written, then the whole of it.
+
+        The pieces join to the sample's text, which is the one that :meth:`generate` draws. Where the policy's
+        attention isn't covered, they come in one piece.
+
+        Raises:
+            ValueError: the request asks for more than one sample.
+        """
+        if len(request.seeds) != 1:
+            raise ValueError(f"{len(request.seeds)} samples can't be streamed: ask for one")
+        if unsupported_reason(AutoConfig.from_pretrained(policy.path)):
+            (whole,) = self.generate(policy, [request], decoding)
+            yield from (whole.text, whole)
+            return
+        run = self._start(policy, [request], decoding)
+        shown = ""
+        for event in run.events():
+            if event is not None:
+                yield event.text.removeprefix(shown)
+                yield event
+            elif run.rows:
+                text: str = run.tokenizer.decode(run.rows[0].tokens, skip_special_tokens=True)
+                # the bytes of a character may be spread over tokens
+                if not text.endswith("\ufffd") and text.startswith(shown) and text != shown:
+                    yield text.removeprefix(shown)
+                    shown = text
+
     def _start(
         self, policy: PolicyCheckpoint, requests: Sequence[GenerationRequest], decoding: Decoding
     ) -> _Run:
@@ -198,6 +229,10 @@ class _Run:
 
     def generations(self) -> Iterator[Generation]:
         """Yield samples as they end."""
+        return (event for event in self.events() if event is not None)
+
+    def events(self) -> Iterator[Generation | None]:
+        """Yield samples as they end, and None after each step of all rows."""
         bar = track("sampling", self.n_samples, "sample")
         while self.queue or self.groups:
             yield from self._admit(bar)
@@ -206,6 +241,7 @@ class _Run:
             logits = self.decoder.step([row.tokens[-1] for row in self.rows])
             bar.count_tokens(len(self.rows))
             yield from self._extend(logits, bar)
+            yield None
         bar.close()
 
     def _admit(self, bar: Track) -> Iterator[Generation]:
