@@ -20,6 +20,7 @@ from kedro.pipeline import Pipeline
 
 from rest_pg.datasets import policy_fingerprint, sweep_temporary
 from rest_pg.freshness import Origin, content_of, flatten, origins_of, stale_reasons
+from rest_pg.inputs import InputsHook
 from rest_pg.logs import LogHook
 from rest_pg.records import PolicyCheckpoint
 from rest_pg.usage import UsageHook
@@ -314,6 +315,7 @@ PROJECT_HOOKS = (
     SelectionHook(),
     ParametersHook(),
     LineageHook(),
+    InputsHook(),
     MlflowRunHook(),
     UsageHook(),
     LogHook(),
