@@ -5,7 +5,7 @@ ENV ?= base
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test lint docs e2e study bench trust ui viz clean
+.PHONY: run test lint docs e2e study bench trust ui serve viz clean
 .DEFAULT_GOAL := run
 
 .venv/installed: pyproject.toml requirements-models.txt
@@ -47,6 +47,11 @@ trust: .venv/installed
 ui: .venv/installed
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
 		--backend-store-uri sqlite:///mlflow.db --serve-artifacts --artifacts-destination mlartifacts
+
+# the registered champion, behind a finished run and `kedro run --pipelines ship`; ALIAS=newest
+serve: .venv/installed
+	MLFLOW_TRACKING_URI=sqlite:///mlflow.db PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mlflow models serve --env-manager local --host 127.0.0.1 \
+		--port 5001 --timeout 600 --model-uri models:/rest-pg-writer@$(or $(ALIAS),champion)
 
 viz: .venv/installed
 	$(BIN)/kedro viz run --host 127.0.0.1 --port 4141 --no-browser

@@ -262,6 +262,32 @@ class DoctorParams(Params):
     """What an hour of this machine costs, in any currency; 0: only time is estimated."""
 
 
+class ServingLimits(Params):
+    """What a served policy takes at once; more is refused, not cut."""
+
+    max_requests: int = Field(ge=1)
+    """Requests of one call."""
+    max_documents: int = Field(ge=1)
+    """Documents of one request."""
+    max_characters: int = Field(ge=1)
+    """Of one request as JSON, its documents included."""
+
+
+class ShipParams(Params):
+    """How a policy is registered, and what its cards say."""
+
+    name: str = Field(min_length=1)
+    """Of the registered model."""
+    limits: ServingLimits
+    traces: bool
+    """Whether a served policy has MLflow keep a trace of each answer: it holds the user's texts."""
+    license: str
+    """Of the policy's weights, as the hub names it: that of what they were trained from."""
+    data_license: str
+    """Of the users' documents."""
+    language: str
+
+
 class ForgetParams(Params):
     """Whom to forget, and where."""
 

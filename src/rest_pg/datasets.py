@@ -499,12 +499,15 @@ class BackendDataset(AbstractDataset[Any, Any]):
     def load(self) -> Any:
         """Return a new instance; raise ``DatasetError`` naming the argument at fault."""
         try:
-            return load_obj(self._backend)(**self._arguments)
+            built = load_obj(self._backend)(**self._arguments)
         except (AttributeError, ImportError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"{self._backend} can't be built with {self._arguments}: {error}. "
                 "Mend its entry in catalog.yml."
             ) from error
+        # for whoever has to build it again elsewhere
+        built.built_from = {"backend": self._backend, "arguments": self._arguments}
+        return built
 
     def save(self, data: Any) -> None:
         """Refuse: a back-end is configuration, not data."""

@@ -21,6 +21,7 @@ from rest_pg.pipelines import (
     reasoning_path,
     self_training,
     sft,
+    ship,
     study,
 )
 from rest_pg.times import STAGES
@@ -44,6 +45,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "self_training": self_training.create_pipeline(n_iterations),
         "evaluation": evaluation.create_pipeline(n_iterations),
     }
+    policy = parameters["inference"]["policy"] or f"policy_{n_iterations}"
     prepared = pipelines["data_ingestion"] + pipelines["reasoning_path"]
     return pipelines | {
         "__default__": sum(pipelines.values(), Pipeline([])),
@@ -57,9 +59,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "calibration": calibration.create_pipeline(),
         "plan": plan.create_pipeline(),
         "forget": forget.create_pipeline(),
-        "inference": inference.create_pipeline(
-            parameters["inference"]["policy"] or f"policy_{n_iterations}"
-        ),
+        "inference": inference.create_pipeline(policy),
+        "ship": ship.create_pipeline(policy),
     }
 
 

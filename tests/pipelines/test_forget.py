@@ -3,6 +3,7 @@ import mailbox
 from email.message import EmailMessage
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -83,6 +84,25 @@ def test_what_is_a_users_goes_and_what_is_anothers_stays_whole(params: ForgetPar
     assert done.loc["data/08_reporting/report.html", "done"] == "file removed"
     assert done.loc["data/07_model_output/i/scored_samples.jsonl", "records"] == 1
     assert not Path("data/07_model_output/shards").exists()
+
+
+def test_traces_of_a_users_answers_go_too(params: ForgetParams) -> None:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    mlflow.set_experiment("answers")
+    try:
+        for user, text in (("ann", OWN), ("bob", OTHER)):
+            with mlflow.start_span("answer") as span:
+                span.set_inputs({"user": user, "documents": [{"text": f'"{text}"'}]})
+        mlflow.flush_trace_async_logging()
+        assert OWN.encode() in Path("mlflow.db").read_bytes()
+        done = forget_user(params, list_policies(params)).set_index("path")
+        assert done.loc["mlflow.db", "records"] == 1
+        left = Path("mlflow.db").read_bytes()
+        assert OWN.encode() not in left
+        assert OTHER.encode() in left
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_nobody_and_someone_unknown_are_refused_and_nothing_is_touched(

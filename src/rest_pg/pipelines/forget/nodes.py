@@ -19,6 +19,7 @@ import pandas as pd
 from rest_pg.backends.embeddings import digest
 from rest_pg.config import ForgetParams
 from rest_pg.datasets import COMPLETE, reseal, seal_of, temporary_name
+from rest_pg.pipelines.forget.databases import MLFLOW_DATABASE, remove_traces
 from rest_pg.text import words
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ def list_policies(params: ForgetParams) -> pd.DataFrame:
     traces = find_traces(params)
     policies = []
     if traces.trained_on:
-        for marker in sorted(Path(params.data).glob(f"06_models/**/{COMPLETE}")):
+        # those that were shipped lie among MLflow's artifacts
+        for marker in sorted(path for path in _files(params) if path.name == COMPLETE):
             if "base_policy" not in marker.parts and "checkpoints" not in marker.parts:
                 policies.append(str(marker.parent))
     return pd.DataFrame({"policy": policies})
@@ -116,6 +118,8 @@ def forget_user(params: ForgetParams, policies_to_retrain: pd.DataFrame) -> pd.D
             rows.append((str(path), "records removed", _without_rows(path, traces)))
     snippets = traces.snippets()
     for path in _files(params):
+        if path.name == MLFLOW_DATABASE and _shows(path, snippets):
+            rows.append((str(path), "records removed", remove_traces(path, snippets)))
         if path.name.endswith(".safetensors") or not _shows(path, snippets):
             continue
         if data / "01_raw" in path.parents or path.suffix == ".db":

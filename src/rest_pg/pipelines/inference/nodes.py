@@ -9,7 +9,7 @@ from typing import Any
 from rest_pg.backends.protocols import Generator
 from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.pipelines.self_training.nodes import draw_samples
-from rest_pg.records import Answer, Document, Example, PolicyCheckpoint, Profile, Prompt
+from rest_pg.records import Answer, Document, Example, PolicyCheckpoint, Profile, Prompt, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -93,19 +93,21 @@ def answer_requests(
         policy, prompts, generator, response_format, 1, params.decoding, seed, stage="inference"
     )
     prompt_of = {prompt.example_id: prompt for prompt in prompts}
-    documents = {p.example_id: tuple(d.document_id for d in p.documents) for p in profiles}
-    answers = [
-        Answer(
-            example_id=sample.example_id,
-            user_id=prompt_of[sample.example_id].user_id,
-            request=prompt_of[sample.example_id].input,
-            response=sample.text.strip() if sample.malformed else sample.response,
-            reasoning_path=sample.reasoning_path,
-            documents=documents[sample.example_id],
-            malformed=sample.malformed,
-            finished=sample.finished,
-        )
-        for sample in samples
-    ]
+    found = {profile.example_id: profile for profile in profiles}
+    answers = [to_answer(s, prompt_of[s.example_id], found[s.example_id]) for s in samples]
     logger.info("answered %d requests", len(answers))
     return answers
+
+
+def to_answer(sample: Sample, prompt: Prompt, profile: Profile) -> Answer:
+    """Say what a sample answers, and from which documents."""
+    return Answer(
+        example_id=sample.example_id,
+        user_id=prompt.user_id,
+        request=prompt.input,
+        response=sample.text.strip() if sample.malformed else sample.response,
+        reasoning_path=sample.reasoning_path,
+        documents=tuple(d.document_id for d in profile.documents),
+        malformed=sample.malformed,
+        finished=sample.finished,
+    )

@@ -1,0 +1,7 @@
+"""The file that MLflow keeps of a policy's model, and runs to load it: code instead of a pickle."""
+
+from mlflow.models import set_model
+
+from rest_pg.serving import ServedWriter
+
+set_model(ServedWriter())
