@@ -5,6 +5,8 @@ import re
 import shlex
 from pathlib import Path
 
+import click
+import mlflow.cli
 import pytest
 from kedro.config import OmegaConfigLoader
 
@@ -23,7 +25,8 @@ def commands(name: str) -> set[tuple[str, str]]:
     for page in PAGES:
         if page.name == "experiments.md":  # what was run then, as it was then
             continue
-        for match in re.finditer(rf"(?:^|`)({name} [^`\n]*)", page.read_text(), re.MULTILINE):
+        text = page.read_text().replace("\\\n", "")
+        for match in re.finditer(rf"(?:^|`)({name} [^`\n]*)", text, re.MULTILINE):
             found.add((page.name, re.split(r"  +#|\s#", match[1])[0].strip()))
     return found
 
@@ -48,6 +51,19 @@ def test_a_command_names_what_exists(page: str, command: str, monkeypatch) -> No
         assert name in names or f"runtime_params:{name}" in CONFIGURATION, name
 
 
+@pytest.mark.parametrize(
+    ("page", "command"), sorted(commands("MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow"))
+)
+def test_a_command_of_mlflows_is_one(page: str, command: str) -> None:
+    words = shlex.split(command)[2:]
+    found = mlflow.cli.cli
+    while isinstance(found, click.Group):
+        name = words.pop(0)
+        assert name in found.commands, name
+        found = found.commands[name]
+    found.make_context(found.name, words)  # a wrong option or value raises
+
+
 @pytest.mark.parametrize(("page", "command"), sorted(commands("make")))
 def test_a_make_target_exists(page: str, command: str) -> None:
     makefile = (PROJECT / "Makefile").read_text()
@@ -57,6 +73,7 @@ def test_a_make_target_exists(page: str, command: str) -> None:
 def test_commands_are_found() -> None:
     assert len(commands("kedro run")) > 20
     assert len(commands("make")) > 5
+    assert commands("MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow")
 
 
 def test_the_page_of_parameters_has_every_one() -> None:
