@@ -9,8 +9,10 @@ import click
 import mlflow.cli
 import pytest
 from kedro.config import OmegaConfigLoader
+from kedro.framework.cli.project import project_group
 
 from rest_pg import config, pipeline_registry
+from rest_pg.cli import cli
 from rest_pg.freshness import flatten
 from rest_pg.hooks import RunParameters
 
@@ -26,7 +28,7 @@ def commands(name: str) -> set[tuple[str, str]]:
         if page.name == "experiments.md":  # what was run then, as it was then
             continue
         text = page.read_text().replace("\\\n", "")
-        for match in re.finditer(rf"(?:^|`)({name} [^`\n]*)", text, re.MULTILINE):
+        for match in re.finditer(rf"(?:^|`)({name}\b[^`\n]*)", text, re.MULTILINE):
             found.add((page.name, re.split(r"  +#|\s#", match[1])[0].strip()))
     return found
 
@@ -62,6 +64,15 @@ def test_a_command_of_mlflows_is_one(page: str, command: str) -> None:
         assert name in found.commands, name
         found = found.commands[name]
     found.make_context(found.name, words)  # a wrong option or value raises
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), sorted(commands("kedro lineage") | commands("kedro package"))
+)
+def test_another_command_of_kedros_is_one(page: str, command: str) -> None:
+    _, name, *words = shlex.split(command)
+    found = cli.commands.get(name) or project_group.commands[name]
+    found.make_context(name, words)
 
 
 @pytest.mark.parametrize(("page", "command"), sorted(commands("make")))

@@ -1,4 +1,4 @@
-"""The project's own commands, beside Kedro's: ``kedro doctor``."""
+"""The project's own commands, beside Kedro's: ``kedro doctor``, ``kedro lineage``."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def doctor(env: str | None, params: dict[str, Any], calibration: bool) -> None:
     click.echo(f"\n{levels['problem']} problems, {levels['warning']} warnings")
     if levels["problem"]:
         raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@env_option
+@click.option("--run-id", help="The MLflow run; the newest finished one, if none is named.")
+def lineage(env: str | None, run_id: str | None) -> None:
+    """Attach kedro-viz, as a static site, to an MLflow run."""
+    from rest_pg.lineage import ARTIFACTS, attach_lineage  # noqa: PLC0415
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    try:
+        found = attach_lineage(project, env, run_id)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{ARTIFACTS}/index.html is among the artifacts of run {found}")

@@ -11,6 +11,7 @@ import mlflow
 import pandas as pd
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
+from mlflow.data.pandas_dataset import from_pandas
 
 from rest_pg.records import Example, TrainingExample
 
@@ -43,14 +44,15 @@ class InputsHook:
             return
         for context, records in _by_context(data):
             frame = pd.DataFrame([_flat(record) for record in records])
-            dataset = mlflow.data.from_pandas(frame, source=self._place(name), name=name)
+            dataset = from_pandas(frame, source=self._place(name), name=name)
             mlflow.log_input(dataset, context=context)
             self._known.add((run.info.run_id, name))
 
     def _place(self, name: str) -> str:
         """Return where a dataset lies, or its name if that isn't known."""
         dataset = self._catalog.get(name) if self._catalog is not None else None
-        return str(dataset._get_load_path()) if hasattr(dataset, "_get_load_path") else name
+        path = getattr(dataset, "_get_load_path", None)
+        return name if path is None else str(path())
 
 
 def _by_context(data: Any) -> Iterator[tuple[str, Sequence[Any]]]:

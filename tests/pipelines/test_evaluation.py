@@ -110,6 +110,8 @@ def test_improvement_is_not_claimed_across_zero() -> None:
         PARAMS, 7, sft=table([0.1, 0.5, 0.2, 0.9]), iteration_1=table([0.4, 0.6, 0.1, 0.7])
     )
     assert "no certain difference" in state_result(results)
+    alone = results.assign(ci_low=0.1, ci_high=0.1, n_users=1)
+    assert "can't be told from SFT yet on 1 held-out user:" in state_result(alone)
     # MLflow's page says the same, with the table
     assert f"**{state_result(results)}**" in describe_run(results)
     assert "iteration_1  0.4500 [" in describe_run(results)

@@ -175,11 +175,12 @@ def test_only_a_certain_gain_makes_a_champion(shipped: list[dict[str, Any]]) -> 
     assert first.description.startswith("# writer")
 
 
-def test_other_examples_are_not_compared() -> None:
+def test_neither_other_examples_nor_a_single_user_make_a_champion() -> None:
     own, other = score_by_example(metrics([0.1, 0.2])), score_by_example(metrics([0.1]))
     verdict, won = compare(own, other, EVALUATION, 7, "version 1")
     assert not won
     assert "other validation examples" in verdict
+    assert not compare(score_by_example(metrics([0.3])), other, EVALUATION, 7, "version 1")[1]
 
 
 def test_nothing_is_pickled_and_nobody_is_named(shipped: list[dict[str, Any]]) -> None:

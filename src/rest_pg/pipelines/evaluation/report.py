@@ -90,7 +90,8 @@ def render(template: str, **values: Any) -> str:
 def state_result(results: pd.DataFrame) -> str:
     """Say in one sentence what the last iteration gained over SFT on test users.
 
-    "Improves" and "lowers" are said only if the whole interval is on one side of 0.
+    "Improves" and "lowers" are said only if the whole interval is on one side of 0, and if there is one: a
+    single user's resamples are all alike.
     """
     split = reported_split(results)
     rows = results[(results["metric"] == "reward_minus_sft") & (results["split"] == split)]
@@ -99,15 +100,17 @@ def state_result(results: pd.DataFrame) -> str:
         return "No iteration was compared with SFT."
     row = max(rows.itertuples(), key=lambda r: int(str(r.system).rpartition("_")[2]))
     t = str(row.system).rpartition("_")[2]
-    if row.ci_low > 0:
+    if row.n_users < 2:
+        verb = "can't be told from SFT yet"
+    elif row.ci_low > 0:
         verb = "improves on SFT"
     elif row.ci_high < 0:
         verb = "lowers SFT's reward"
     else:
         verb = "shows no certain difference from SFT"
     return (
-        f"After {t} EM iteration{'s' * (t != '1')}, REST-PG {verb} on {row.n_users} held-out users"
-        f"{' (validation)' * (split != 'test')}: "
+        f"After {t} EM iteration{'s' * (t != '1')}, REST-PG {verb} on {row.n_users} held-out "
+        f"user{'s' * (row.n_users != 1)}{' (validation)' * (split != 'test')}: "
         f"{row.mean:+.4f} mean reward [95% interval {row.ci_low:+.4f}, {row.ci_high:+.4f}], "
         f"{row.n_examples} examples."
     )
@@ -161,7 +164,7 @@ def reward_curve(results: pd.DataFrame, figures: dict[str, dict[str, float]]) ->
             mode="lines+markers",
             line={"color": color, "dash": "dot"},
         )
-    return style(figure, "EM iterations behind the policy (0 is SFT)", "mean reward")
+    return style(figure, "EM iterations (0 is SFT)", "mean reward")
 
 
 def reward_against_length(scored: dict[str, Sequence[ScoredSample]]) -> go.Figure:

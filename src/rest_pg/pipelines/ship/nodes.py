@@ -171,6 +171,16 @@ def register_policy(
     }
 
 
+def describe_version(registered: dict[str, Any]) -> str:
+    """Tell the run's question and its answer, in Markdown, for MLflow's page."""
+    name, version = registered["name"], registered["version"]
+    return (
+        "Is this policy better than the one at work?\n\n"
+        f"**{registered['verdict']}.** It is version {version} of {name}, as "
+        f"{' and '.join(registered['aliases'])}. One of its answers is among the traces, from retrieval to reward."
+    )
+
+
 def signature(seed: int) -> ModelSignature:
     """Return what a served policy takes and gives."""
     text = DataType.string
@@ -252,7 +262,8 @@ def compare(
         confidence=evaluation.confidence,
         seed=seed,
     )
-    won = estimate.ci_low > 0
+    # the resamples of a single user are all alike
+    won = estimate.ci_low > 0 and estimate.n_users > 1
     return (
         f"{estimate.mean:+.4f} [{estimate.ci_low:+.4f}, {estimate.ci_high:+.4f}] over the champion, "
         f"{champion}, on {estimate.n_users} validation users: {'it takes its place' if won else 'it stays'}",

@@ -3,7 +3,12 @@
 from kedro.pipeline import Pipeline, node
 
 from rest_pg.pipelines.ship.cards import write_dataset_card, write_model_card
-from rest_pg.pipelines.ship.nodes import gather_settings, register_policy, trace_answer
+from rest_pg.pipelines.ship.nodes import (
+    describe_version,
+    gather_settings,
+    register_policy,
+    trace_answer,
+)
 from rest_pg.wiring import bind
 
 
@@ -65,6 +70,12 @@ def create_pipeline(policy: str) -> Pipeline:
                 ],
                 "ship.registered_model",
                 name="register_policy",
+            ),
+            node(
+                describe_version,
+                "ship.registered_model",
+                "shipping_description",
+                name="describe_version",
             ),
         ]
     )
