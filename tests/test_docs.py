@@ -28,7 +28,7 @@ def commands(name: str) -> set[tuple[str, str]]:
         if page.name == "experiments.md":  # what was run then, as it was then
             continue
         text = page.read_text().replace("\\\n", "")
-        for match in re.finditer(rf"(?:^|`)({name}\b[^`\n]*)", text, re.MULTILINE):
+        for match in re.finditer(rf"(?:^|`)({name} [^`\n]*)", text, re.MULTILINE):
             found.add((page.name, re.split(r"  +#|\s#", match[1])[0].strip()))
     return found
 
@@ -67,7 +67,8 @@ def test_a_command_of_mlflows_is_one(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "command"), sorted(commands("kedro lineage") | commands("kedro package"))
+    ("page", "command"),
+    sorted(c for c in commands("kedro") if c[1].split()[1] not in ("run", "doctor")),
 )
 def test_another_command_of_kedros_is_one(page: str, command: str) -> None:
     _, name, *words = shlex.split(command)
