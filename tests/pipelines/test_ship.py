@@ -85,6 +85,13 @@ def sealed_policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyCheckpoint:
     return dataset.load()
 
 
+class Kept(MemoryDataset):
+    """Stays after the nodes that read it."""
+
+    def _release(self) -> None:
+        pass
+
+
 def ship(
     policy: PolicyCheckpoint, rewards: list[float], reward: dict[str, Any] = REWARD
 ) -> dict[str, Any]:
@@ -130,9 +137,11 @@ def ship(
         "params:seed": 7,
     }
     catalog = DataCatalog({k: MemoryDataset(v, copy_mode="assign") for k, v in values.items()})
+    catalog["ship.registered_model"] = Kept(copy_mode="assign")
     with mlflow.start_run():
         outputs = SequentialRunner().run(create_pipeline("policy_1"), catalog)
-    return {name: dataset.load() for name, dataset in outputs.items()}
+    kept = {"ship.registered_model": catalog.load("ship.registered_model")}
+    return kept | {name: dataset.load() for name, dataset in outputs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +177,7 @@ def test_only_a_certain_gain_makes_a_champion(shipped: list[dict[str, Any]]) -> 
     assert "it stays" in registered[1]["verdict"]
     assert registered[2]["verdict"].startswith("+0.0500 [+0.0500, +0.0500] over the champion, ver")
     assert "it was scored by another reward" in registered[3]["verdict"]
+    assert "version 4 of writer, as newest" in shipped[3]["shipping_description"]
     client = MlflowClient()
     assert client.get_model_version_by_alias("writer", "champion").version == 3
     first = client.get_model_version("writer", "1")
