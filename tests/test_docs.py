@@ -76,6 +76,11 @@ def test_another_command_of_kedros_is_one(page: str, command: str) -> None:
     found.make_context(name, words)
 
 
+@pytest.mark.parametrize(("page", "command"), sorted(commands("python")))
+def test_a_script_exists(page: str, command: str) -> None:
+    assert (PROJECT / command.split()[1]).is_file(), command
+
+
 @pytest.mark.parametrize(("page", "command"), sorted(commands("make")))
 def test_a_make_target_exists(page: str, command: str) -> None:
     makefile = (PROJECT / "Makefile").read_text()
