@@ -174,8 +174,8 @@ class VllmEngine:
         try:
             arguments = {"weights_path": str(weights.model)}
             self._call(self._engine.collective_rpc("reload_weights", kwargs=arguments))
-            # it holds keys and values of the policy before
-            self._call(self._engine.reset_prefix_cache())
+            if not self._call(self._engine.reset_prefix_cache()):
+                raise RuntimeError("its cache holds keys and values of the policy before")
         except Exception as error:
             logger.info("vLLM can't load weights in place (%s): started anew", _say(error))
             return False
