@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rest_pg.backends import likelihood
@@ -200,6 +204,63 @@ def test_a_second_stall_is_reported_and_leaves_nothing(policies) -> None:
     assert engine_processes() == []
 
 
+def test_adapters_answer_as_the_merged_model_does(policies, tmp_path: Path) -> None:
+    """A policy may be LoRA adapters beside a model; two of them must not be taken for each other."""
+    generator = VllmGenerator(ENGINE, stall_seconds=120)
+    for seed in (2, 3):
+        adapters, merged = _train_adapters(policies[0], tmp_path / str(seed), seed)
+        assert generator.generate(adapters, REQUESTS, GREEDY) == ours(merged)
+        assert ours(merged) != ours(policies[0])
+    # the model alone is no set of adapters: it takes an engine of its own
+    assert generator.generate(policies[0], REQUESTS, GREEDY) == ours(policies[0])
+    close_engines()
+
+
+def _train_adapters(
+    base: PolicyCheckpoint, path: Path, seed: int
+) -> tuple[PolicyCheckpoint, PolicyCheckpoint]:
+    """Save random adapters beside a policy, as PEFT does, and the policy that they make."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    beside = get_peft_model(model, config)
+    beside.peft_config["default"].base_model_name_or_path = str(base.path)
+    beside.save_pretrained(path / "adapters")
+    beside.merge_and_unload().save_pretrained(path / "merged")
+    for name in ("adapters", "merged"):
+        AutoTokenizer.from_pretrained(base.path).save_pretrained(path / name)
+    shutil.copy(base.path / "config.json", path / "adapters")
+    return PolicyCheckpoint(path / "adapters"), PolicyCheckpoint(path / "merged")
+
+
+def test_a_killed_run_takes_its_engine_along(policies, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, time\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from test_vllm import *\n"
+        "if __name__ == '__main__':\n"
+        "    policy = PolicyCheckpoint(Path(sys.argv[2]))\n"
+        "    VllmGenerator(ENGINE, stall_seconds=120).generate(policy, REQUESTS, GREEDY)\n"
+        "    print([p.pid for p in engine_processes()], flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    here = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    run = subprocess.Popen(
+        [sys.executable, str(script), str(Path(__file__).parent), str(policies[0].path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": here},
+    )
+    assert run.stdout is not None
+    pids = json.loads(next(line for line in run.stdout if line.startswith("[")))
+    assert pids
+    run.kill()
+    run.wait()
+    left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(left, timeout=20)[1] == []
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_no_engine_outlives_its_node(policies, fails: bool) -> None:
     """The generator comes from conf/vllm, as in a run, and the hook is the project's own."""
@@ -231,7 +292,17 @@ def test_no_engine_outlives_its_node(policies, fails: bool) -> None:
     assert engine_processes() == []
 
 
-def test_the_judge_scores_as_in_process(policies, monkeypatch, tmp_path: Path) -> None:
+def test_the_judge_scores_as_in_process(policies, monkeypatch) -> None:
+    scorer = {
+        "backend": "rest_pg.backends.vllm_generator.VllmLevelScorer",
+        "arguments": {"engine": ENGINE | {"max_model_len": 4096}},
+    }
+    judged_both_ways(policies[1], scorer, monkeypatch)
+    close_engines()
+
+
+def judged_both_ways(policy: PolicyCheckpoint, scorer: dict, monkeypatch) -> None:
+    """Score by the shipped rubric, in process and by an engine; both must agree."""
     monkeypatch.setattr(likelihood, "supports_bfloat16", lambda: False)
     likelihood.load_scoring_model.cache_clear()
     targets = {
@@ -239,17 +310,12 @@ def test_the_judge_scores_as_in_process(policies, monkeypatch, tmp_path: Path) -
         "b": Target(input="a letter", reference="hills"),
     }
     samples = [_sample("a", "we row"), _sample("b", "green"), _sample("a", ""), _sample("a", "10")]
-    template, model = "conf/base/prompts/judge.jinja", str(policies[1].path)
-    scorer = {
-        "backend": "rest_pg.backends.vllm_generator.VllmLevelScorer",
-        "arguments": {"engine": ENGINE | {"max_model_len": 4096}},
-    }
-    ours = RubricJudge(template, model, "expected").score(samples, targets)
-    theirs = RubricJudge(template, model, "expected", scorer=scorer).score(samples, targets)
-    close_engines()
-    assert ours[2].reward == theirs[2].reward == 0
-    assert len({round(score.reward, 3) for score in ours}) == 4
-    for one, other in zip(ours, theirs, strict=True):
+    template, model = "conf/base/prompts/judge.jinja", str(policy.path)
+    here = RubricJudge(template, model, "expected").score(samples, targets)
+    there = RubricJudge(template, model, "expected", scorer=scorer).score(samples, targets)
+    assert here[2].reward == there[2].reward == 0
+    assert len({round(score.reward, 3) for score in here}) == 4
+    for one, other in zip(here, there, strict=True):
         assert other.reward == pytest.approx(one.reward, abs=1e-4)
         assert other.components == pytest.approx(one.components, abs=1e-4)
 

@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import logging
 import os
+import subprocess
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -73,6 +74,7 @@ class VllmEngine:
         self._engine: Any = None
         self._weights: Weights | None = None
         self._processes: set[psutil.Process] = set()
+        self._guard: subprocess.Popen[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._n_asked = self._n_tokens = 0
 
@@ -118,6 +120,9 @@ class VllmEngine:
         _kill(processes)
         psutil.wait_procs(processes, timeout=END_SECONDS)
         self._processes = set()
+        if self._guard is not None:
+            self._guard.communicate(b"done\n")
+            self._guard = None
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
@@ -164,6 +169,7 @@ class VllmEngine:
             ) from error
         finally:
             self._processes = _children(psutil.Process()) - before
+        self._guard = _start_guard(self._processes)
 
     def _load_in_place(self, weights: Weights) -> bool:
         """Put a policy's weights into the running engine; false if it has to be started anew."""
@@ -321,6 +327,16 @@ def _children(process: psutil.Process) -> set[psutil.Process]:
                 if "multiprocessing.resource_tracker" not in " ".join(child.cmdline()):
                     found.add(child)
     return found
+
+
+def _start_guard(processes: set[psutil.Process]) -> subprocess.Popen[bytes]:
+    """Have a shell end the engine's processes if this one is killed: vLLM's would wait for it for ever."""
+    numbers = " ".join(str(process.pid) for process in processes)
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"read word || kill -9 {numbers}"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def _kill(processes: set[psutil.Process]) -> None:

@@ -43,12 +43,21 @@ class Weights:
 
     @classmethod
     def of(cls, policy: PolicyCheckpoint) -> Weights:
-        """Read what a policy says of itself; an adapter names the model that it goes with."""
+        """Read what a policy says of itself; an adapter names the model that it goes with.
+
+        Raises:
+            ValueError: an adapter's model is gone, or is an adapter itself.
+        """
         fingerprint, adapter = policy_fingerprint(policy), policy.path / "adapter_config.json"
         if not adapter.is_file():
             return cls(fingerprint, policy.path, _config(policy.path))
         values = json.loads(adapter.read_text(encoding="utf-8"))
         model = Path(values["base_model_name_or_path"])
+        if not model.is_dir() or (model / adapter.name).is_file():
+            raise ValueError(
+                f"{policy.path} holds adapters of {model}, which must be a whole model that is still "
+                "there: restore it, or train with merged adapters"
+            )
         rank = next((r for r in LORA_RANKS if r >= values["r"]), values["r"])
         return cls(fingerprint, model, str(model), policy.path, rank)
 
