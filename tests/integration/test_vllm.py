@@ -29,11 +29,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rest_pg.backends import likelihood
 from rest_pg.backends.engines import close_engines
 from rest_pg.backends.judges import RubricJudge
+from rest_pg.backends.models import EMBEDDED, import_model
 from rest_pg.backends.protocols import Generation, GenerationRequest, Generator, Target
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
-from rest_pg.config import Decoding
+from rest_pg.config import Decoding, ResponseFormat
 from rest_pg.hooks import EngineHook
 from rest_pg.records import PolicyCheckpoint, Sample
+from rest_pg.responses import parse_generation
 
 pytest.importorskip("vllm", reason="make test-vllm has an environment with it")
 
@@ -97,6 +99,8 @@ def test_greedy_text_is_that_of_transformers(generator, policies) -> None:
         assert generation.text == tokenizer.decode(expected, skip_special_tokens=True)
         assert generation.n_tokens == len(expected)
     assert written == ours(policies[0])
+    direct = ResponseFormat(reasoning=False)
+    assert [parse_generation(g, direct).text for g in written] == [g.text for g in written]
 
 
 def test_a_sample_ends_where_ours_does(generator, policies, tmp_path: Path) -> None:
@@ -157,9 +161,17 @@ def test_what_is_too_long_names_the_limit(generator, policies) -> None:
     assert engine_processes() == []
 
 
-def test_what_vllm_refuses_is_reported_and_leaves_nothing(policies) -> None:
-    with pytest.raises(RuntimeError, match=r"vLLM can't be started on .* lower gpu_memory_util"):
-        VllmGenerator({"max_model_len": 10**9}).generate(policies[0], REQUESTS, GREEDY)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"max_model_len": 10**9}, id="refused before it starts"),
+        pytest.param({"kv_cache_memory_bytes": 64}, id="fails while it starts"),
+    ],
+)
+def test_a_failed_start_is_reported_and_leaves_nothing(policies, wrong) -> None:
+    message = r"(?s)vLLM can't be started on .* lower gpu_memory_utilization"
+    with pytest.raises(RuntimeError, match=message):
+        VllmGenerator(ENGINE | wrong).generate(policies[0], REQUESTS, GREEDY)
     assert engine_processes() == []
 
 
@@ -185,21 +197,21 @@ LONG = Decoding(temperature=0, top_p=1, max_new_tokens=300)
 
 
 def test_a_stall_is_ended_and_tried_once_more(policies, caplog: pytest.LogCaptureFixture) -> None:
-    generator = VllmGenerator(ENGINE, stall_seconds=4)
+    generator = VllmGenerator(ENGINE, stall_seconds=8)
     stopper = _Stopper(generator, times=1)
     stopper.start()
     written = generator.generate(policies[0], REQUESTS, LONG)
     assert stopper.stopped == 1
-    assert "no token for 4 s: ended, and tried once more" in caplog.text
+    assert "no token for 8 s: ended, and tried once more" in caplog.text
     assert written == ours(policies[0], LONG)
     close_engines()
     assert engine_processes() == []
 
 
 def test_a_second_stall_is_reported_and_leaves_nothing(policies) -> None:
-    generator = VllmGenerator(ENGINE, stall_seconds=4)
+    generator = VllmGenerator(ENGINE, stall_seconds=8)
     _Stopper(generator, times=2).start()
-    with pytest.raises(RuntimeError, match=r"failed twice: .*no token for 4 s.*stall_seconds=4"):
+    with pytest.raises(RuntimeError, match=r"failed twice: .*no token for 8 s.*stall_seconds=8"):
         generator.generate(policies[0], REQUESTS, LONG)
     assert engine_processes() == []
 
@@ -259,6 +271,15 @@ def test_a_killed_run_takes_its_engine_along(policies, tmp_path: Path) -> None:
     run.wait()
     left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     assert psutil.wait_procs(left, timeout=20)[1] == []
+
+
+def test_the_embedded_model_answers_as_ours_does() -> None:
+    policy = import_model(EMBEDDED)
+    generator = VllmGenerator(ENGINE, stall_seconds=120)
+    written = generator.generate(policy, REQUESTS, GREEDY)
+    close_engines()
+    assert written == ours(policy)
+    shutil.rmtree(policy.path)
 
 
 @pytest.mark.parametrize("fails", [False, True])
