@@ -23,7 +23,7 @@ test: .venv/installed
 # against real vLLM on the CPU, in the benchmark's environment for it: 5 minutes to make, about 6 to run
 VLLM := data/bench/vllm
 test-vllm: $(VLLM)/project
-	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest tests/integration/test_vllm.py $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest tests/integration/test_vllm.py tests/integration/test_vllm_server.py $(ARGS)
 
 $(VLLM)/project: .venv/installed pyproject.toml
 	$(BIN)/python -c 'from rest_pg.bench.sampling import install_vllm; install_vllm()'

@@ -31,8 +31,10 @@ class RunningServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        # `vllm serve` by its module: the CPU build's own command looks for a package named vllm
         command = [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(policy.path)),
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"),
+            str(policy.path),
             *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"),
             *("--max-model-len", "4096", "--max-num-seqs", "16", "--enforce-eager"),
             # with a seed per request the CPU can't read a prompt in parts

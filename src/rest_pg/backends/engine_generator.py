@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from rest_pg.backends.engines import Ask, Engine, Written
@@ -57,9 +58,13 @@ class EngineLevelScorer:
     costs one token, and the sample itself is processed once.
     """
 
-    def __init__(self, engine: Engine, judge: PolicyCheckpoint) -> None:
-        """Take the engine, and the judge's model."""
-        self._engine, self._judge = engine, judge
+    def __init__(self, engine: Engine, find: Callable[[], PolicyCheckpoint]) -> None:
+        """Take the engine, and what finds the judge's model when it is needed."""
+        self._engine, self._find = engine, find
+
+    @cached_property
+    def _judge(self) -> PolicyCheckpoint:
+        return self._find()
 
     @property
     def tokenizer(self) -> Any:

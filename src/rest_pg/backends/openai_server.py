@@ -42,6 +42,10 @@ class ServerError(RuntimeError):
     """A server didn't do what it was asked for; the message names it."""
 
 
+class RefusalError(ServerError):
+    """A server answered that it won't, or can't."""
+
+
 class Servers:
     """Servers that hold the same policy; see :class:`~rest_pg.backends.engines.Engine`."""
 
@@ -142,7 +146,7 @@ class Servers:
         """Return which policy was loaded into a running server; empty if none was, or it can't tell."""
         try:
             answer = self._ask_server("GET", f"{_root(address)}/weight_info")
-        except ServerError:
+        except RefusalError:  # it knows no such question
             return ""
         return str(answer.get("weight_version", ""))
 
@@ -242,7 +246,7 @@ class Servers:
                 method, url, json=body, headers=self._headers, timeout=self._timeout
             )
             if not response.ok:
-                raise ServerError(f"{url} answered {response.status_code}: {response.text[:300]}.")
+                raise RefusalError(f"{url} answered {response.status_code}: {response.text[:300]}.")
             answer: dict[str, Any] = response.json() if response.content else {}
         except requests.RequestException as error:
             raise ServerError(f"{url} didn't answer ({type(error).__name__}).") from error
@@ -265,7 +269,7 @@ class ServersLevelScorer(EngineLevelScorer):
 
     def __init__(self, model: str, servers: Sequence[str], **options: Any) -> None:
         """Name the judge, a hub id or a directory as the servers were started with, and the servers."""
-        super().__init__(Servers(servers, **options), PolicyCheckpoint(Path(model)))
+        super().__init__(Servers(servers, **options), lambda: PolicyCheckpoint(Path(model)))
 
 
 def policy_name(policy: PolicyCheckpoint) -> str:

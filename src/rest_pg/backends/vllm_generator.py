@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
-import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from rest_pg.records import PolicyCheckpoint
 
 STALL_SECONDS = 600.0
 """Enough for a first compilation of a large model; a token takes milliseconds."""
+
+NEEDED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""Of a repository on the hub."""
 
 
 class VllmGenerator(EngineGenerator):
@@ -47,12 +51,15 @@ class VllmLevelScorer(EngineLevelScorer):
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """Name the judge (``embedded``, a hub id or a directory); the rest as in :class:`VllmGenerator`."""
-        super().__init__(VllmEngine(engine or {}, stall_seconds), self._judge_at(model))
+        super().__init__(VllmEngine(engine or {}, stall_seconds), partial(_find, model))
 
-    def _judge_at(self, model: str) -> PolicyCheckpoint:
-        if model == EMBEDDED:
-            judge = import_model(EMBEDDED)
-            weakref.finalize(self, shutil.rmtree, judge.path, ignore_errors=True)
-            return judge
-        path = model if Path(model).is_dir() else snapshot_download(model)
-        return PolicyCheckpoint(Path(path))
+
+def _find(model: str) -> PolicyCheckpoint:
+    """Return where a model lies; the embedded one is written out for as long as this process runs."""
+    if model == EMBEDDED:
+        judge = import_model(EMBEDDED)
+        atexit.register(shutil.rmtree, judge.path, ignore_errors=True)
+        return judge
+    if Path(model).is_dir():
+        return PolicyCheckpoint(Path(model))
+    return PolicyCheckpoint(Path(snapshot_download(model, allow_patterns=NEEDED_FILES)))
