@@ -246,7 +246,8 @@ class Servers:
                 method, url, json=body, headers=self._headers, timeout=self._timeout
             )
             if not response.ok:
-                raise RefusalError(f"{url} answered {response.status_code}: {response.text[:300]}.")
+                words = " ".join(response.text.split())[:300]
+                raise RefusalError(f"{url} answered {response.status_code}: {words}.")
             answer: dict[str, Any] = response.json() if response.content else {}
         except requests.RequestException as error:
             raise ServerError(f"{url} didn't answer ({type(error).__name__}).") from error
