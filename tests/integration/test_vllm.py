@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -161,17 +160,21 @@ def test_what_is_too_long_names_the_limit(generator, policies) -> None:
     assert engine_processes() == []
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        pytest.param({"max_model_len": 10**9}, id="refused before it starts"),
-        pytest.param({"kv_cache_memory_bytes": 64}, id="fails while it starts"),
-    ],
-)
-def test_a_failed_start_is_reported_and_leaves_nothing(policies, wrong) -> None:
-    message = r"(?s)vLLM can't be started on .* lower gpu_memory_utilization"
-    with pytest.raises(RuntimeError, match=message):
-        VllmGenerator(ENGINE | wrong).generate(policies[0], REQUESTS, GREEDY)
+FAILED = r"(?s)vLLM can't be started on .* lower gpu_memory_utilization"
+
+
+def test_what_vllm_refuses_is_reported(policies) -> None:
+    with pytest.raises(RuntimeError, match=FAILED):
+        VllmGenerator(ENGINE | {"max_model_len": 10**9}).generate(policies[0], REQUESTS, GREEDY)
+    assert engine_processes() == []
+
+
+def test_a_start_that_fails_leaves_nothing(policies, tmp_path: Path) -> None:
+    damaged = PolicyCheckpoint(Path(shutil.copytree(policies[0].path, tmp_path / "damaged")))
+    file = damaged.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(RuntimeError, match=FAILED):
+        VllmGenerator(ENGINE).generate(damaged, REQUESTS, GREEDY)
     assert engine_processes() == []
 
 
@@ -245,32 +248,39 @@ def _train_adapters(
     return PolicyCheckpoint(path / "adapters"), PolicyCheckpoint(path / "merged")
 
 
+KILLED = """
+import sys, time
+from pathlib import Path
+
+if __name__ == "__main__":
+    from rest_pg.backends.protocols import GenerationRequest
+    from rest_pg.backends.vllm_generator import VllmGenerator
+    from rest_pg.config import Decoding
+    from rest_pg.records import PolicyCheckpoint
+
+    generator = VllmGenerator({engine}, stall_seconds=120)
+    request = GenerationRequest(example_id="e", prompt="ships", seeds=(1,))
+    decoding = Decoding(temperature=0, top_p=1, max_new_tokens=4)
+    generator.generate(PolicyCheckpoint(Path({path!r})), [request], decoding)
+    print("PIDS", *[p.pid for p in generator._engine._process._processes], flush=True)
+    time.sleep(100)
+"""
+
+
 def test_a_killed_run_takes_its_engine_along(policies, tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, time\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "from test_vllm import *\n"
-        "if __name__ == '__main__':\n"
-        "    policy = PolicyCheckpoint(Path(sys.argv[2]))\n"
-        "    VllmGenerator(ENGINE, stall_seconds=120).generate(policy, REQUESTS, GREEDY)\n"
-        "    print([p.pid for p in engine_processes()], flush=True)\n"
-        "    time.sleep(100)\n"
-    )
-    here = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    run = subprocess.Popen(
-        [sys.executable, str(script), str(Path(__file__).parent), str(policies[0].path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": here},
-    )
-    assert run.stdout is not None
-    pids = json.loads(next(line for line in run.stdout if line.startswith("[")))
-    assert pids
+    script, log = tmp_path / "run.py", tmp_path / "log"
+    script.write_text(KILLED.format(engine=ENGINE, path=str(policies[0].path)))
+    with log.open("w") as output:
+        run = subprocess.Popen([sys.executable, str(script)], stdout=output, stderr=output)
+    while "PIDS" not in log.read_text():
+        assert run.poll() is None, log.read_text()
+        time.sleep(0.2)
+    line = next(line for line in log.read_text().splitlines() if line.startswith("PIDS"))
+    processes = [psutil.Process(int(number)) for number in line.split()[1:]]
+    assert processes
     run.kill()
     run.wait()
-    left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    assert psutil.wait_procs(left, timeout=20)[1] == []
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
 
 
 def test_the_embedded_model_answers_as_ours_does() -> None:
