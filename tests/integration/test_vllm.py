@@ -132,12 +132,25 @@ def test_a_new_policy_is_loaded_in_place_and_answers_as_itself(
     expected = [ours(policy) for policy in policies]
     assert expected[0] != expected[1]
     assert generator.generate(policies[0], REQUESTS, GREEDY) == expected[0]
+    assert "can't show" not in caplog.text
     before = engine_processes()
     for number in (1, 0):
         caplog.clear()
         assert generator.generate(policies[number], REQUESTS, GREEDY) == expected[number]
         assert "loaded in place" in caplog.text
     assert engine_processes() == before
+
+
+def test_weights_are_compared_in_bfloat16_too(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    generator = VllmGenerator(ENGINE | {"dtype": "bfloat16"}, stall_seconds=120)
+    for seed in (0, 1):
+        # it has biases
+        policy = build_policy(tmp_path / str(seed), "qwen2", seed=seed, **SIZES)
+        generator.generate(policy, REQUESTS, GREEDY)
+    close_engines()
+    assert "can't show" not in caplog.text
+    assert "loaded in place" in caplog.text
 
 
 def test_prompts_are_never_read_in_parts(policies) -> None:

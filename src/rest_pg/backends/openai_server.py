@@ -19,7 +19,7 @@ import requests
 
 from rest_pg.backends.engine_generator import EngineGenerator, EngineLevelScorer
 from rest_pg.backends.engines import Ask, Written
-from rest_pg.backends.vllm_weights import compare_weights
+from rest_pg.backends.vllm_weights import differing_weights
 from rest_pg.datasets import policy_fingerprint
 from rest_pg.progress import track
 from rest_pg.records import PolicyCheckpoint
@@ -170,7 +170,7 @@ class Servers:
         if not self._ask_server("POST", f"{root}/reset_prefix_cache").get("success"):
             raise ServerError(f"{address} is at work for others: its prefix cache can't be reset")
         held = call("digest_weights")
-        if len(held) != 1 or any(compare_weights(path, {k: tuple(v) for k, v in held[0].items()})):
+        if len(held) != 1 or differing_weights(path, {k: tuple(v) for k, v in held[0].items()}):
             raise ServerError(f"{address} can't show that it holds {path}: start it on that policy")
         say(policy_name(policy))
         logger.info("%s holds %s now", address, path)

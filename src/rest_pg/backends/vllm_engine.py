@@ -11,7 +11,7 @@ from typing import Any
 
 from rest_pg.backends.engines import Ask, Written, closed, opened
 from rest_pg.backends.vllm_process import VllmProcess
-from rest_pg.backends.vllm_weights import Weights, compare_weights
+from rest_pg.backends.vllm_weights import Weights, differing_weights
 from rest_pg.progress import Track, track
 from rest_pg.records import PolicyCheckpoint
 
@@ -65,7 +65,7 @@ class VllmEngine:
 
         Raises:
             ValueError: a text with what is to be written is longer than ``max_model_len``.
-            RuntimeError: vLLM can't be started, or stalled or died twice, or holds other weights.
+            RuntimeError: vLLM can't be started, or stalled or died twice.
         """
         done: Done = {}
         bar = track(task, sum(len(ask.seeds) for ask in asks), "sample")
@@ -105,14 +105,8 @@ class VllmEngine:
             self.close()
             self._process = self._start(weights)
             opened(self)
-            differing, unknown = _compare(self._process, weights)
-            if differing:
-                raise RuntimeError(
-                    f"vLLM holds other weights than {weights.model}: {len(differing)}, such as "
-                    f"{differing[0]}. Leave engine arguments out that change them."
-                )
-            if unknown:
-                logger.info("%d weights of vLLM can't be compared with their file", len(unknown))
+            if found := _not_shown(self._process, weights):
+                logger.info("vLLM, just started on %s, can't show %s", weights.model, found)
         self._weights = weights
         return self._process
 
@@ -140,8 +134,8 @@ class VllmEngine:
         except Exception as error:
             logger.info("vLLM can't load weights in place (%s): started anew", _say(error))
             return False
-        if any(_compare(process, weights)):
-            logger.info("vLLM can't show that it holds %s: started anew", weights.model)
+        if found := _not_shown(process, weights):
+            logger.info("vLLM can't show %s of %s: started anew", found, weights.model)
             return False
         logger.info("vLLM holds the weights of %s, loaded in place", weights.model)
         return True
@@ -230,12 +224,13 @@ class VllmEngine:
         )
 
 
-def _compare(process: VllmProcess, weights: Weights) -> tuple[list[str], list[str]]:
-    """Return which weights differ from the file, and which can't be told."""
+def _not_shown(process: VllmProcess, weights: Weights) -> str:
+    """Say which weights can't be shown to be those of the file; empty if all of them are."""
     if process.engine.vllm_config.parallel_config.world_size > 1:
-        return [], ["all of them: each worker holds a part"]
+        return "its weights (each worker holds a part)"
     held = process.call(process.engine.collective_rpc("digest_weights"))
-    return compare_weights(weights.model, held[0])
+    found = differing_weights(weights.model, held[0])
+    return f"{len(found)} of its weights, such as {found[0]}," if found else ""
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -92,18 +92,27 @@ def _config(path: Path) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def compare_weights(path: Path, held: Digests) -> tuple[list[str], list[str]]:
-    """Compare what a worker that holds a whole model has read back with the checkpoint in ``path``.
+def differing_weights(path: Path, held: Digests) -> list[str]:
+    """Return the weights that a worker holds otherwise than the checkpoint in ``path`` does.
 
-    Returns:
-        The names of the weights that differ, and of those that can't be told: vLLM has them by other names.
+    Those that vLLM has by another name, or in another order, are among them: they can't be told.
+
+    Args:
+        path: directory with safetensors.
+        held: what a worker that holds a whole model has read back.
     """
     wanted = dict(_fused(path))
-    both = sorted(held.keys() & wanted.keys())
-    differing = [name for name in both if _digest_of(wanted[name], held[name][0]) != held[name][1]]
+    alike = {
+        name
+        for name in held.keys() & wanted.keys()
+        if _digest_of(wanted[name], held[name][0]) == held[name][1]
+    }
     # a head that shares the embedding's weight is one with it
-    unknown = sorted((held.keys() ^ wanted.keys()) - {"lm_head.weight"})
-    return differing, unknown
+    return sorted((held.keys() | wanted.keys()) - alike - _shared_heads(held))
+
+
+def _shared_heads(held: Digests) -> set[str]:
+    return {"lm_head.weight"} - held.keys()
 
 
 def _digest_of(parts: list[tuple[Path, str]], dtype: str) -> str:
