@@ -22,6 +22,7 @@ class CompletionsServer:
         self.name, self.root = name, str(policy.path)
         self.failures = 0
         """Requests that are answered with an error, from now on."""
+        self.refuses = False
         self.delay = 0.0
         self.shows_tokens = True
         self.requests: list[dict[str, Any]] = []
@@ -47,6 +48,10 @@ class CompletionsServer:
                 if own.failures:
                     own.failures -= 1
                     self.send_error(500, "out of order")
+                    return
+                # vLLM refuses several samples where nothing is drawn
+                if own.refuses or (body["temperature"] == 0 and body["n"] > 1):
+                    self.send_error(400, "n must be 1 when using greedy sampling")
                     return
                 self._answer({"choices": own.complete(body)})
 

@@ -87,6 +87,13 @@ def test_a_request_that_fails_twice_names_the_server(policy, servers) -> None:
         generator(servers[0]).generate(policy, REQUESTS[:1], GREEDY)
 
 
+def test_a_request_at_fault_is_not_asked_again(policy, servers) -> None:
+    servers[0].refuses = True
+    with pytest.raises(ServerError, match=rf"^{servers[0].address}/completions answered 400"):
+        generator(servers[0]).generate(policy, REQUESTS[:1], GREEDY)
+    assert len(servers[0].requests) == 1
+
+
 def test_a_server_that_never_answers_is_given_up_by_name(policy, servers) -> None:
     servers[0].delay = 30
     with pytest.raises(

@@ -34,6 +34,7 @@ LOADING = (
     "rest_pg.backends.vllm_worker.WeightReader on a policy of the same architecture"
 )
 CONNECT_SECONDS = 10.0
+BUSY = 429
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Else a server may take these from the model's own files."""
 
@@ -43,7 +44,7 @@ class ServerError(RuntimeError):
 
 
 class RefusalError(ServerError):
-    """A server answered that it won't, or can't."""
+    """A server answered that the request itself is at fault: to ask again would change nothing."""
 
 
 class Servers:
@@ -201,6 +202,8 @@ class Servers:
     def _write_one(self, address: str, models: Mapping[str, str], ask: Ask) -> list[Written]:
         try:
             return self._complete(address, models[address], ask)
+        except RefusalError:
+            raise
         except ServerError as error:
             others = list(models)
             other = others[(others.index(address) + 1) % len(others)]
@@ -215,10 +218,12 @@ class Servers:
                 ) from second
 
     def _complete(self, address: str, model: str, ask: Ask) -> list[Written]:
+        # all samples are the same where nothing is drawn, and vLLM refuses more than one
+        greedy = ask.sampling["temperature"] == 0
         body = {
             "model": model,
             "prompt": list(ask.tokens),
-            "n": len(ask.seeds),
+            "n": 1 if greedy else len(ask.seeds),
             "seed": ask.seeds[0] % 2**31,
             "return_token_ids": True,
             **NEUTRAL,
@@ -233,11 +238,11 @@ class Servers:
             written = [_read(choice, wanted) for choice in choices]
         except (KeyError, TypeError, ValueError) as error:
             raise ServerError(f"{address} answered what can't be read: {error!r}.") from error
-        if len(written) != len(ask.seeds):
+        if len(written) != body["n"]:
             raise ServerError(
-                f"{address} wrote {len(written)} samples where {len(ask.seeds)} were asked for."
+                f"{address} wrote {len(written)} samples where {body['n']} were asked for."
             )
-        return written
+        return written * len(ask.seeds) if greedy else written
 
     def _ask_server(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
         """Return what a server answers; raise ``ServerError`` naming it for anything but JSON."""
@@ -247,7 +252,9 @@ class Servers:
             )
             if not response.ok:
                 words = " ".join(response.text.split())[:300]
-                raise RefusalError(f"{url} answered {response.status_code}: {words}.")
+                refused = 400 <= response.status_code < 500 and response.status_code != BUSY
+                kind = RefusalError if refused else ServerError
+                raise kind(f"{url} answered {response.status_code}: {words}.")
             answer: dict[str, Any] = response.json() if response.content else {}
         except requests.RequestException as error:
             raise ServerError(f"{url} didn't answer ({type(error).__name__}).") from error
