@@ -20,7 +20,7 @@ run: .venv/installed
 test: .venv/installed
 	HF_HUB_OFFLINE=1 $(BIN)/pytest $(ARGS)
 
-# against real vLLM on the CPU, in the benchmark's environment for it: 5 minutes to make, about 6 to run
+# against real vLLM on the CPU, in the benchmark's environment for it: 5 minutes to make, 10 to run on one core
 VLLM := data/bench/vllm
 test-vllm: $(VLLM)/project
 	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest tests/integration/test_vllm.py tests/integration/test_vllm_server.py $(ARGS)
