@@ -51,9 +51,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_policy(path: Path, model_type: str = "llama") -> PolicyCheckpoint:
+def build_policy(
+    path: Path, model_type: str = "llama", seed: int = 0, **other_sizes: object
+) -> PolicyCheckpoint:
     """Save a random model of two layers, with grouped-query attention where the type has it."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     sizes = {
         "vocab_size": len(tokenizer),
@@ -69,7 +71,8 @@ def build_policy(path: Path, model_type: str = "llama") -> PolicyCheckpoint:
         "pad_token_id": 1,
         "initializer_range": 0.3,  # wide, so that attention really decides the next token
     }
-    config = AutoConfig.for_model(model_type, **sizes | EXTRAS.get(model_type, {}))
+    sizes |= EXTRAS.get(model_type, {}) | other_sizes
+    config = AutoConfig.for_model(model_type, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return PolicyCheckpoint(path)

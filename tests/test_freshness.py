@@ -120,6 +120,7 @@ def test_a_template_and_a_back_end_count_and_where_work_is_kept_does_not(tmp_pat
     described = {"backend": "rest_pg.backends.resumable.ResumableReward", "arguments": arguments}
     key = backend_key(described)
     assert key == backend_key(described | {"arguments": arguments | {"directory": "b"}})
+    assert key == backend_key(described | {"arguments": arguments | {"stall_seconds": 9}})
     other = {**arguments, "engine": {**arguments["engine"], "max_rows": 5}}
     assert key != backend_key(described | {"arguments": other})
     template.write_text("two")

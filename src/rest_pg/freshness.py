@@ -29,8 +29,13 @@ DECLARATIVE = {
 record, and a new parameter of one node shouldn't make every other node's results stale. Nor should
 another way to show how far a loop is."""
 
-PLACES = {"directory", "prompts_per_shard", "samples_per_shard", "checkpoint_steps"}
-"""Arguments of back-ends that say where and in which portions work is kept, and change no result."""
+PLACES = {
+    *("directory", "prompts_per_shard", "samples_per_shard", "checkpoint_steps"),
+    *("stall_seconds", "max_num_seqs", "gpu_memory_utilization"),
+    *("servers", "timeout_seconds", "requests_per_server", "load_policies", "key_variable"),
+}
+"""Arguments of back-ends that say where, in which portions and how patiently work is done and kept, and
+change no result."""
 
 
 PRIVATE = {"forget.user_id"}
@@ -146,9 +151,15 @@ def backend_key(description: Mapping[str, Any]) -> str:
         for path in sorted(_backends(description))
         for module in sorted(_modules_behind(path.rpartition(".")[0]))
     ]
-    kept = {k: v for k, v in flatten(dict(description)).items() if k.split(".")[-1] not in PLACES}
+    kept = without_places(description)
     files = {key: _file_digest(value) for key, value in _files(kept)}
     return _digest(_dump([code, kept, files]))
+
+
+def without_places(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a back-end's description its results depend on, flat."""
+    flat = flatten(dict(description))
+    return {name: value for name, value in flat.items() if name.split(".")[-1] not in PLACES}
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:

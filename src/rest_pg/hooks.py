@@ -18,6 +18,7 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from rest_pg.backends.engines import close_engines
 from rest_pg.datasets import policy_fingerprint, sweep_temporary
 from rest_pg.freshness import Origin, content_of, flatten, origins_of, stale_reasons
 from rest_pg.inputs import InputsHook
@@ -211,6 +212,20 @@ class InterruptHook:
         self._before = {}
 
 
+class EngineHook:
+    """Ends the engines that a node started, so that the next one has their memory; also after an error."""
+
+    @hook_impl
+    def after_node_run(self) -> None:
+        """End what the node left open."""
+        close_engines()
+
+    @hook_impl
+    def on_node_error(self) -> None:
+        """End what the node left open."""
+        close_engines()
+
+
 class MlflowRunHook:
     """Leaves no MLflow run open in this process, and says how to go on after a failure."""
 
@@ -311,6 +326,7 @@ PROJECT_HOOKS = (
     MlflowLastHook(),
     InterruptHook(),
     SweepHook(),
+    EngineHook(),
     FreshnessHook(),
     SelectionHook(),
     ParametersHook(),

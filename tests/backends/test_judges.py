@@ -47,7 +47,7 @@ def test_a_distribution_is_read_by_hand(
 ) -> None:
     judged = judge(policy, template, aggregation)
     logs = [-math.inf, -math.inf, math.log(0.25), math.log(0.5), math.log(0.25)]
-    monkeypatch.setattr(judged._scorer, "score_levels", lambda *_: [logs])
+    monkeypatch.setattr(judged._scorer, "score_levels", lambda *_: [[logs]])
     (score,) = judged.score([sample("we row")], TARGETS)
     assert score.reward == pytest.approx(expected)
     assert score.components["level_7"] == pytest.approx(0.5)
@@ -55,7 +55,9 @@ def test_a_distribution_is_read_by_hand(
 
 def test_equal_levels_count_as_the_lower(policy, template, monkeypatch) -> None:
     judged = judge(policy, template)
-    monkeypatch.setattr(judged._scorer, "score_levels", lambda *_: [[-1.0, -9.0, -9.0, -9.0, -1.0]])
+    monkeypatch.setattr(
+        judged._scorer, "score_levels", lambda *_: [[[-1.0, -9.0, -9.0, -9.0, -1.0]]]
+    )
     assert judged.score([sample("we row")], TARGETS)[0].reward == 0.1
 
 

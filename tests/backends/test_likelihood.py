@@ -5,6 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, Mis
 
 from rest_pg.backends import likelihood
 from rest_pg.backends.likelihood import Likelihood, LikelihoodScorer
+from rest_pg.backends.protocols import Judged
 
 GROUPS = [("ships in the bay", [" sail", "", " rest at night"]), ("a", [" b"])]
 
@@ -13,6 +14,10 @@ GROUPS = [("ships in the bay", [" sail", "", " rest at night"]), ("a", [" b"])]
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "supports_bfloat16", lambda: False)
     likelihood.load_scoring_model.cache_clear()
+
+
+def judged(before: str, candidates: list[str], after: str) -> Judged:
+    return Judged(before=before, candidates=tuple(candidates), after=after)
 
 
 def plain(path, groups) -> list[list[float]]:
@@ -63,7 +68,7 @@ def test_a_sliding_window_is_kept(tmp_path, float32) -> None:
 def test_levels_are_scored_whole_behind_each_candidate(policy, float32, max_tokens: int) -> None:
     levels, candidates = ["1;", "10;", "7;"], ["we sail", "", "home"]
     scorer = LikelihoodScorer(str(policy.path), max_tokens)
-    ours = scorer.score_levels("rate this:", candidates, " score", levels)
+    (ours,) = scorer.score_levels([judged("rate this:", candidates, " score")], levels)
     groups = [(f"rate this:{candidate} score", levels) for candidate in candidates]
     for own, expected in zip(ours, plain(policy.path, groups), strict=True):
         assert own == pytest.approx(expected, abs=1e-4)
@@ -72,11 +77,11 @@ def test_levels_are_scored_whole_behind_each_candidate(policy, float32, max_toke
 def test_levels_need_tokens_and_a_covered_model(policy, tmp_path) -> None:
     scorer = LikelihoodScorer(str(policy.path))
     with pytest.raises(ValueError, match="the ending has no tokens"):
-        scorer.score_levels("a", ["b"], "", ["1"])
+        scorer.score_levels([judged("a", ["b"], "")], ["1"])
     with pytest.raises(ValueError, match="has no tokens: fill it"):
-        scorer.score_levels("a", ["b"], ":", ["1", ""])
+        scorer.score_levels([judged("a", ["b"], ":")], ["1", ""])
     with pytest.raises(ValueError, match=r"model_type=gpt2 .*: name another model"):
-        LikelihoodScorer(str(build_policy(tmp_path, "gpt2").path)).score_levels("a", [], ":", ["1"])
+        LikelihoodScorer(str(build_policy(tmp_path, "gpt2").path)).score_levels([], ["1"])
 
 
 def test_bad_input_names_value_and_remedy(policy) -> None:

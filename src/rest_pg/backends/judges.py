@@ -6,11 +6,13 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from rest_pg.backends.likelihood import LikelihoodScorer, load_scoring_model
+from kedro.utils import load_obj
+
+from rest_pg.backends.likelihood import LikelihoodScorer
 from rest_pg.backends.models import EMBEDDED
-from rest_pg.backends.protocols import Target
+from rest_pg.backends.protocols import Judged, LevelScorer, Target
 from rest_pg.prompts import apply_chat_template, compile_template
 from rest_pg.records import Sample, Score
 
@@ -38,6 +40,7 @@ class RubricJudge:
         terminator: str = "\n",
         system: str = "",
         max_tokens: int = 8192,
+        scorer: dict[str, Any] | None = None,
     ) -> None:
         """Name the judge and how its answer is read.
 
@@ -52,6 +55,9 @@ class RubricJudge:
             terminator: what ends the judge's answer.
             system: system message.
             max_tokens: of one forward.
+            scorer: ``backend`` (dotted path) and ``arguments`` of another
+                :class:`~rest_pg.backends.protocols.LevelScorer`, such as vLLM, which gets ``model`` too;
+                none: the model is run in process.
 
         Raises:
             ValueError: an aggregation is unknown, or the levels don't rise from above 0.
@@ -63,9 +69,13 @@ class RubricJudge:
         if list(levels) != sorted(set(levels)) or not levels or levels[0] <= 0:
             raise ValueError(f"levels={list(levels)} must rise from above 0: sort them")
         self._render = compile_template(Path(template).read_text(encoding="utf-8"))
-        self._model, self._system, self._aggregation = model, system, aggregation
+        self._system, self._aggregation = system, aggregation
         self._levels, self._terminator = tuple(levels), terminator
-        self._scorer = LikelihoodScorer(model, max_tokens)
+        self._scorer: LevelScorer = (
+            LikelihoodScorer(model, max_tokens)
+            if scorer is None
+            else load_obj(scorer["backend"])(model=model, **scorer.get("arguments", {}))
+        )
 
     def reachable(self, threshold: float) -> bool:
         """Say whether any response could have this reward.
@@ -85,12 +95,14 @@ class RubricJudge:
                 groups.setdefault(sample.example_id, []).append(i)
         scores = [Score(reward=0.0) for _ in samples]
         answers = [f"{level}{self._terminator}" for level in self._levels]
+        judged = []
         for example_id, own in groups.items():
             before, after = self._prompt(example_id, targets[example_id])
-            logs = self._scorer.score_levels(
-                before, [samples[i].response for i in own], after, answers
-            )
-            for i, levels in zip(own, logs, strict=True):
+            candidates = tuple(samples[i].response for i in own)
+            judged.append(Judged(before=before, candidates=candidates, after=after))
+        logs = self._scorer.score_levels(judged, answers) if judged else []
+        for own, rows in zip(groups.values(), logs, strict=True):
+            for i, levels in zip(own, rows, strict=True):
                 scores[i] = self._read(levels)
         return scores
 
@@ -106,8 +118,8 @@ class RubricJudge:
             fence=fence,
             levels=self._levels,
         )
-        tokenizer = load_scoring_model(self._model)[1]
-        before, found, after = apply_chat_template(tokenizer, self._system, text).partition(place)
+        written = apply_chat_template(self._scorer.tokenizer, self._system, text)
+        before, found, after = written.partition(place)
         if not found:
             raise ValueError("the judge's template has no {{ response }}: add it")
         return before, after

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rest_pg.backends.models import EMBEDDED, load_source, supports_bfloat16
 from rest_pg.backends.prefix_attention import unsupported_reason
+from rest_pg.backends.protocols import Judged
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
     Block,
@@ -86,38 +87,39 @@ class LikelihoodScorer:
                     scored[i] += _score_row(model, row, chunk, plain)
         return [scored[i] for i in range(len(groups))]
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return load_scoring_model(self._source)[1]
+
     def score_levels(
-        self, text: str, candidates: Sequence[str], ending: str, levels: Sequence[str]
-    ) -> list[list[float]]:
-        """Score each level of a rubric behind each candidate, behind one text: a judge's answer.
+        self, judged: Sequence[Judged], levels: Sequence[str]
+    ) -> list[list[list[float]]]:
+        """Score each level of a rubric behind each candidate: a judge's answer.
 
         Everything that is shared is processed once: the text for all candidates, a candidate for all
         of its levels. A level is scored whole, so that no level gains by being the start of another:
-        end each with the same terminator.
-
-        Args:
-            text: rubric, request and reference.
-            candidates: what is judged.
-            ending: what stands between a candidate and its score; at least one token.
-            levels: the possible answers.
-
-        Returns:
-            The natural logarithm of each level's probability: one list per candidate, in order.
+        end each with the same terminator. See :class:`~rest_pg.backends.protocols.LevelScorer`.
 
         Raises:
-            ValueError: ``text``, ``ending`` or a level has no tokens; or one candidate is above
+            ValueError: a text before or after, or a level, has no tokens; or one candidate is above
                 ``max_tokens``; or the model's architecture isn't covered.
         """
         model, tokenizer = load_scoring_model(self._source)
         if model.config._attn_implementation != ATTENTION:
             raise ValueError(f"{unsupported_reason(model.config)}: name another model as the judge")
-        head, answers = _ids(tokenizer, text), [_ids(tokenizer, level) for level in levels]
-        for name, ids in (("text", head), ("ending", _ids(tokenizer, ending))):
-            if not ids:
-                raise ValueError(f"the {name} has no tokens, and must have one at least")
+        answers = [_ids(tokenizer, level) for level in levels]
         if not all(answers):
             raise ValueError(f"a level of {list(levels)!r} has no tokens: fill it")
-        bodies = [_ids(tokenizer, candidate + ending) for candidate in candidates]
+        return [self._score_judged(own, answers) for own in judged]
+
+    def _score_judged(self, judged: Judged, answers: Sequence[list[int]]) -> list[list[float]]:
+        model, tokenizer = load_scoring_model(self._source)
+        head = _ids(tokenizer, judged.before)
+        for name, ids in (("text", head), ("ending", _ids(tokenizer, judged.after))):
+            if not ids:
+                raise ValueError(f"the {name} has no tokens, and must have one at least")
+        bodies = [_ids(tokenizer, candidate + judged.after) for candidate in judged.candidates]
         extra = sum(map(len, answers))
         scores = []
         for chunk in self._chunks(len(head), bodies, plain=False, extra=extra):

@@ -15,8 +15,10 @@ from typing import Any
 import gguf
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PreTrainedTokenizerBase,
     modeling_gguf_pytorch_utils,
@@ -72,7 +74,20 @@ def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "s
 
 def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Every token that ends a text: the tokenizer's, and the generation configuration's."""
-    ids = model.generation_config.eos_token_id
+    return _stop_tokens(model.generation_config, tokenizer)
+
+
+def load_stop_tokens(policy: PolicyCheckpoint) -> set[int]:
+    """Return what :func:`stop_tokens` does, without loading the model."""
+    try:
+        config = GenerationConfig.from_pretrained(policy.path)
+    except OSError:  # the directory has none of its own
+        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(policy.path))
+    return _stop_tokens(config, load_tokenizer(policy))
+
+
+def _stop_tokens(config: Any, tokenizer: Any) -> set[int]:
+    ids = config.eos_token_id
     ids = [ids] if isinstance(ids, int) else list(ids or [])
     return {*ids, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rest_pg.config import Decoding, TrainingParams
 from rest_pg.records import (
@@ -64,6 +64,33 @@ class Reward(Protocol):
         """Return one score per sample, in order; the reward of each is in [0, 1].
 
         Only ``sample.response`` is judged. ``targets`` is keyed by example id.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a judge reads: candidates that all stand between the same two texts."""
+
+    before: str
+    """Rubric, request and reference."""
+    candidates: tuple[str, ...]
+    after: str
+    """What stands between a candidate and its level."""
+
+
+class LevelScorer(Protocol):
+    """The language model behind a judge."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, whose chat template the judge's prompt is written with."""
+
+    def score_levels(
+        self, judged: Sequence[Judged], levels: Sequence[str]
+    ) -> list[list[list[float]]]:
+        """Return the natural logarithm of each level's probability as the answer.
+
+        One list per item, in order; in it one per candidate, and in that one value per level.
         """
 
 

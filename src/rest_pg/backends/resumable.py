@@ -22,6 +22,7 @@ from kedro.utils import load_obj
 from rest_pg.backends.protocols import Generation, GenerationRequest, Generator, Reward, Target
 from rest_pg.config import Decoding
 from rest_pg.datasets import RecordsDataset, policy_fingerprint
+from rest_pg.freshness import without_places
 from rest_pg.progress import whole
 from rest_pg.records import PolicyCheckpoint, Sample, Score
 
@@ -111,7 +112,7 @@ class _Shards:
     """The shards of one call, in a directory named for all that its result depends on."""
 
     def __init__(self, directory: str, size: int, engine: dict[str, Any]) -> None:
-        self._root, self._size, self._engine = Path(directory), size, engine
+        self._root, self._size, self._engine = Path(directory), size, without_places(engine)
 
     def work(
         self,

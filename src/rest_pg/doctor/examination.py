@@ -20,6 +20,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from transformers import AutoConfig
 
+from rest_pg.backends.engines import close_engines
 from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.sft_trainer import tokenize_rows
 from rest_pg.config import DoctorParams
@@ -251,6 +252,7 @@ class Examination:
             min(self._batch.max_rows, m * min(n, self._batch.prompts_per_shard or n)),
         )
         del generator  # its model goes before the trainer's comes
+        close_engines()
         start, training = measure_training(
             trainer,
             rehearsal.policy,
@@ -262,6 +264,7 @@ class Examination:
         scoring, measuring = measure_scoring(
             reward, rehearsal.prompts, rehearsal.outputs["profiles"], m
         )
+        close_engines()
         seconds = time.perf_counter() - started
         return Speed(sampling, start, training, scoring, measuring, seconds)
 
