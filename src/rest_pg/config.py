@@ -169,11 +169,17 @@ class SelectionParams(Params):
 
 
 class LoraParams(Params):
-    """Low-rank adapters, trained in place of all weights and merged when the policy is saved."""
+    """Low-rank adapters, trained in place of all weights."""
 
     r: int = Field(ge=1)
     alpha: int = Field(ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    merge: bool = True
+    """Whether the saved policy is a whole model. If not, it holds the adapters alone (a hundredth of the
+    size, or less), is merged whenever it is loaded, and needs the policy that it was trained from."""
+    bits: Literal[4] | None = None
+    """Bits of a frozen weight while adapters are trained (QLoRA; needs a GPU and bitsandbytes, not run
+    here); none: 16 where the hardware multiplies bfloat16, else 32."""
 
 
 class PreferenceParams(Params):
