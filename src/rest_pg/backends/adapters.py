@@ -78,4 +78,6 @@ def base_of(policy: PolicyCheckpoint) -> PolicyCheckpoint:
 
 def read_adapters(policy: PolicyCheckpoint) -> tuple[PeftConfig, dict[str, Tensor]]:
     """Return what :func:`merge_adapters` adds to a model."""
-    return LoraConfig.from_pretrained(str(policy.path)), load_file(policy.path / WEIGHTS)
+    config = LoraConfig.from_pretrained(str(policy.path))
+    config.base_model_name_or_path = None  # PEFT warns where it isn't the model's own directory
+    return config, load_file(policy.path / WEIGHTS)

@@ -80,8 +80,9 @@ class Training:
 
     def run(self) -> Losses:
         """Train, and save the policy; each worker of a group calls this, and takes its part of each step."""
-        torch.manual_seed(self.seed)
         model = self._load()
+        # behind the loading, which draws numbers where it merges adapters
+        torch.manual_seed(self.seed)
         rows = self.rows
         if self.params.preference:
             rows = _add_start_losses(model, rows, self.bfloat16)
