@@ -67,6 +67,13 @@ def test_the_paper_s_setting_is_planned_from_its_configuration(caplog) -> None:
         sampling_operations(size, n=13693, m=32, prompt=5120, output=400) / 1e15, abs=5e-4
     )
     assert (table["petaflop_unshared"] >= table["petaflop"]).all()
+    # 120 documents of 200 tokens a user, each with 768 numbers; a sample is kept at 9 bytes a token
+    users = 13693 + 2 * 4560
+    assert rows.loc["retrieval", "texts"] == 120 * users
+    assert rows.loc["retrieval", "gigabytes"] == pytest.approx(users * 120 * 3972 / 1e9, abs=5e-4)
+    assert rows.loc["iteration_1.samples", "gigabytes"] == pytest.approx(
+        13693 * 32 * 400 * 9 / 1e9, abs=5e-4
+    )
     with caplog.at_level("INFO"):
         log_plan(table, plan)
     assert "nothing was started" in caplog.text
@@ -75,7 +82,7 @@ def test_the_paper_s_setting_is_planned_from_its_configuration(caplog) -> None:
 def test_the_embedded_default_is_planned_without_a_judge() -> None:
     table, _ = plan_of("local", policy=TINY)
     assert not table["stage"].str.contains("score").any()
-    assert table["stage"].tolist()[:3] == ["sft", "iteration_1.samples", "iteration_1.policy"]
+    assert table["stage"].tolist()[:3] == ["retrieval", "sft", "iteration_1.samples"]
 
 
 def test_what_cannot_work_is_refused_and_a_small_disk_is_said(
