@@ -29,8 +29,12 @@ DECLARATIVE = {
 record, and a new parameter of one node shouldn't make every other node's results stale. Nor should
 another way to show how far a loop is."""
 
-PLACES = {"directory", "prompts_per_shard", "samples_per_shard", "checkpoint_steps"}
-"""Arguments of back-ends that say where and in which portions work is kept, and change no result."""
+PLACES = {
+    *("directory", "prompts_per_shard", "samples_per_shard", "checkpoint_steps"),
+    *("workers", "gpus_per_worker", "address"),
+}
+"""Arguments of back-ends that say where and in which portions work is done and kept, and change no
+result."""
 
 
 PRIVATE = {"forget.user_id"}

@@ -88,7 +88,7 @@ class SharedPromptTrainer:
         share = unsupported_reason(AutoConfig.from_pretrained(policy.path)) is None
         check_weights(examples, params, share)
         rows = tokenize_rows(load_tokenizer(policy), examples, params.max_tokens, share)
-        target = Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
+        target = self._make_target()
         training = Training(
             policy=policy,
             rows=rows,
@@ -126,6 +126,10 @@ class SharedPromptTrainer:
             return training.run()
         steps = n_steps(training.params, len(training.rows))
         return run_in_workers(self._world_size, training.run, "training", steps, "step")
+
+    def _make_target(self) -> Path:
+        """Make the temporary directory that the policy is written to."""
+        return Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
 
     def _check_workers(self, params: TrainingParams) -> None:
         if params.batch_size % self._world_size:

@@ -51,6 +51,11 @@ def from_rank_0(make: Callable[[], Result]) -> Result:
     return box[0]  # type: ignore[return-value]
 
 
+def loopback() -> str:
+    """Return the name of the network interface that only this machine can reach."""
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+
+
 def run_in_workers(n: int, work: Callable[[], Result], task: str, total: int, unit: str) -> Result:
     """Call ``work`` in ``n`` new processes of one group, and return what it returned in rank 0.
 
@@ -115,13 +120,12 @@ def _work(place: int, n: int, scratch: str, work: bytes, task: str, heard: Any) 
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(place)
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     threads = max(1, torch.get_num_threads() // n)
     torch.set_num_threads(threads)
     own = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
     os.environ.update({name: str(value) for name, value in own.items()})
-    os.environ.update(GLOO_SOCKET_IFNAME=loopback, OMP_NUM_THREADS=str(threads))
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    os.environ.update(GLOO_SOCKET_IFNAME=loopback(), OMP_NUM_THREADS=str(threads))
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback())
     distributed.init_process_group(
         # gloo beside NCCL: gathering a sharded model into this machine's memory needs it
         "cuda:nccl,cpu:gloo" if gpu else "gloo",
