@@ -202,15 +202,16 @@ def test_scores_are_those_of_one_process() -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_training_loses_a_worker_and_ends_as_in_one_process(
-    policy: PolicyCheckpoint, tmp_path: Path, strategy: str
+    policy: PolicyCheckpoint, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     straight, expected = SharedPromptTrainer(dtype="float32").train(policy, EXAMPLES, PARAMS, 3)
     marker = tmp_path / "killed"
     trained, figures = DyingTrainer(
         str(marker),
         address="local",
         use_gpu=False,
-        directory=str(tmp_path / "kept"),
+        directory="kept",
         checkpoint_steps=2,
         world_size=2,
         strategy=strategy,

@@ -1,7 +1,7 @@
 """Many machines: engines in Ray's actors, and training in Ray Train's workers (``rest-pg[cluster]``).
 
-Every node must see the project's data/ under the same path (a shared filesystem): policies are read where
-they are used, and checkpoints where a training goes on. Actors hold the ordinary back-ends; what one was
+Every node must see the project with its data/ under the same path (a shared filesystem): policies are read
+where they are used, and checkpoints where a training goes on. Actors hold the ordinary back-ends; what one was
 working on when it was killed is given to its successor.
 """
 
@@ -58,7 +58,7 @@ class ClusterGenerator:
         Raises:
             ValueError: ``workers`` or ``prompts_per_shard`` is below 1.
         """
-        _check(workers=workers, prompts_per_shard=prompts_per_shard)
+        _check_numbers(workers=workers, prompts_per_shard=prompts_per_shard)
         self._actors = _Actors(generator, workers, gpus_per_worker, address)
         self._size = prompts_per_shard
 
@@ -84,7 +84,7 @@ class ClusterReward:
         address: str = "auto",
     ) -> None:
         """Name the reward that each actor builds; arguments as in :class:`ClusterGenerator`."""
-        _check(workers=workers, samples_per_shard=samples_per_shard)
+        _check_numbers(workers=workers, samples_per_shard=samples_per_shard)
         self._reward = reward
         self._actors = _Actors(reward, workers, gpus_per_worker, address)
         self._size = samples_per_shard
@@ -100,7 +100,7 @@ class ClusterReward:
 
     def reachable(self, threshold: float) -> bool:
         """Say whether any response could have this reward, as far as the reward itself says."""
-        reachable = getattr(_Engine(self._reward).engine, "reachable", None)
+        reachable = getattr(_Engine(self._reward, Path.cwd()).engine, "reachable", None)
         return reachable is None or bool(reachable(threshold))
 
 
@@ -129,7 +129,7 @@ class ClusterTrainer(SharedPromptTrainer):
         assert training.checkpoints is not None
         storage = training.checkpoints.directory.resolve() / "ray"
         TorchTrainer(
-            partial(_train, training),
+            partial(_train, training, Path.cwd()),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self._world_size, use_gpu=self._use_gpu
             ),
@@ -149,8 +149,9 @@ class ClusterTrainer(SharedPromptTrainer):
         return Path(tempfile.mkdtemp(prefix=".policy-", suffix=suffix, dir=place))
 
 
-def _train(training: Training) -> None:
+def _train(training: Training, project: Path) -> None:
     """Be one of Ray Train's workers: the process group is there already."""
+    _enter(project)
     done = training.run()
     if rank() == 0:
         _losses(training).write_text(json.dumps(asdict(done)), encoding="utf-8")
@@ -159,22 +160,20 @@ def _train(training: Training) -> None:
 def _losses(training: Training) -> Path:
     """Return where rank 0 leaves what it reports, on whichever node it is."""
     assert training.checkpoints is not None
-    return training.checkpoints.directory.resolve() / "losses.json"
+    return training.checkpoints.directory / "losses.json"
 
 
 class _Engine:
     """What an actor is: one back-end, whose methods are called by name."""
 
-    def __init__(self, description: dict[str, Any]) -> None:
+    def __init__(self, description: dict[str, Any], project: Path) -> None:
+        _enter(project)
         self.engine = load_obj(description["backend"])(**description.get("arguments", {}))
 
     def call(self, method: str, *arguments: Any) -> Any:
         policy = arguments[0]
-        if isinstance(policy, PolicyCheckpoint) and not policy.path.is_dir():
-            raise FileNotFoundError(
-                f"{policy.path} isn't there on node {os.uname().nodename}: put the project's data/ on "
-                "a filesystem that every node has under the same path"
-            )
+        if isinstance(policy, PolicyCheckpoint):
+            _check(policy.path)
         return getattr(self.engine, method)(*arguments)
 
 
@@ -199,7 +198,7 @@ class _Actors:
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-        actors = [actor.remote(self._description) for _ in calls[: self._workers]]
+        actors = [actor.remote(self._description, Path.cwd()) for _ in calls[: self._workers]]
         bar = track(task, sum(counts), "sample")
         found: list[Any] = []
         try:
@@ -239,11 +238,25 @@ def _connect(address: str, workers: int) -> None:
     )
 
 
+def _enter(project: Path) -> None:
+    """Work where the run was started: paths of the catalog are relative to that."""
+    _check(project)
+    os.chdir(project)
+
+
+def _check(path: Path) -> None:
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} isn't there on node {os.uname().nodename}: put the project and its data/ on a "
+            "filesystem that every node has under the same path"
+        )
+
+
 def _parts(items: Sequence[Work], size: int) -> list[list[Work]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def _check(**numbers: int) -> None:
+def _check_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name}={value} is below 1: raise it")
