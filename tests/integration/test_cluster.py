@@ -166,7 +166,7 @@ def test_a_worker_killed_while_sampling_costs_nothing(
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run(policy: PolicyCheckpoint) -> None:
-    with pytest.raises(RuntimeError, match=r"sampling ended: one shard was lost .* 4 times"):
+    with pytest.raises(RuntimeError, match=r"sampling ended: a worker died, and so did its 3 succ"):
         generator("test_cluster.DoomedGenerator").generate(policy, REQUESTS[:1], DECODING)
 
 

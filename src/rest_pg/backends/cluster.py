@@ -208,8 +208,8 @@ class _Actors:
                 bar.update(count)
         except ray.exceptions.RayActorError as error:
             raise RuntimeError(
-                f"{task} ended: one shard was lost with its worker {RETRIES + 1} times. Look at that "
-                f"worker's log below /tmp/ray; lack of memory is the usual cause. ({error})"
+                f"{task} ended: a worker died, and so did its {RETRIES} successors at the same shard. Lack "
+                f"of memory is the usual cause; their logs are below /tmp/ray. ({error})"
             ) from error
         finally:
             for own in actors:
