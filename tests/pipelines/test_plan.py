@@ -102,3 +102,21 @@ def test_a_dry_run_puts_the_plan_in_every_place(monkeypatch: pytest.MonkeyPatch)
     pipelines = pipeline_registry.register_pipelines()
     assert {n.name for p in pipelines.values() for n in p.nodes} == {"create_plan", "log_plan"}
     assert {"__default__", "study", "self_training"} <= set(pipelines)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        ({}, ["retrieval", "sft", "iteration_1.samples", "iteration_1.policy"]),
+        ({"test": 10_000_000}, ["retrieval", "evaluation.sft.samples", "evaluation.sft.scores"]),
+        ({"train": 10_000_000}, ["iteration_3.samples", "iteration_3.scored_samples"]),
+    ],
+)
+def test_the_page_on_scaling_has_the_plan_s_figures(changed, stages) -> None:
+    page = (PROJECT / "docs" / "scaling.md").read_text()
+    examples = {"train": 13693, "validation": 4560, "test": 4560} | changed
+    rows = plan_of("paper", examples=examples)[0].set_index("stage")
+    for stage in stages:
+        assert f"| {rows.loc[stage, 'petaflop']:,.0f} |" in page, stage
+    if not changed:
+        assert f"{rows['petaflop'].sum():,.0f} petaflop" in page
