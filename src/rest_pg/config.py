@@ -169,11 +169,17 @@ class SelectionParams(Params):
 
 
 class LoraParams(Params):
-    """Low-rank adapters, trained in place of all weights and merged when the policy is saved."""
+    """Low-rank adapters, trained in place of all weights."""
 
     r: int = Field(ge=1)
     alpha: int = Field(ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    merge: bool = True
+    """Whether the saved policy is a whole model. If not, it holds the adapters alone (a hundredth of the
+    size, or less), is merged whenever it is loaded, and needs the policy that it was trained from."""
+    bits: Literal[4] | None = None
+    """Bits of a frozen weight while adapters are trained (QLoRA; needs a GPU and bitsandbytes, not run
+    here); none: 16 where the hardware multiplies bfloat16, else 32."""
 
 
 class PreferenceParams(Params):
@@ -238,6 +244,19 @@ class EvaluationParams(Params):
     """Whose prompts are answered. Settings are chosen with validation alone (``--env search``)."""
 
 
+class ProfilePlanParams(Params):
+    """What is kept of each user, and searched, in a dry run."""
+
+    documents: int = Field(ge=1)
+    """Of a user."""
+    tokens: int = Field(ge=1)
+    """Of a document."""
+    embedder_weights: int = Field(ge=1)
+    """Weights of the products in the encoder's layers."""
+    embedding_size: int = Field(ge=1)
+    """Numbers of a vector, in float32."""
+
+
 class PlanParams(Params):
     """What a dry run needs to know beside the parameters of the run itself."""
 
@@ -251,6 +270,8 @@ class PlanParams(Params):
     """``embedded``, a hub id, a directory; or its sizes, by the names of its config.json."""
     judge: str | dict[str, Any] | None = None
     """The language model of the reward, in the same ways; none: the reward has none."""
+    profile: ProfilePlanParams | None = None
+    """Of each example's user; none: retrieval isn't counted."""
 
 
 class DoctorParams(Params):

@@ -61,6 +61,16 @@ class ModelSize:
         return 2 * self.body + self.attention * context + (self.head if head else 0)
 
 
+def retrieval_operations(
+    *, n: int, documents: int, tokens: float, embedder_weights: int, embedding_size: int
+) -> float:
+    """Operations to embed the documents of n users, and to compare each with a query of its user.
+
+    Attention is left out: at 256 tokens of a small encoder it is a twentieth.
+    """
+    return n * documents * (2 * embedder_weights * tokens + 2 * embedding_size)
+
+
 def sampling_operations(
     size: ModelSize, *, n: int, m: int, prompt: float, output: float, shared: bool = True
 ) -> float:

@@ -13,7 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
-from kedro.io.core import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io.core import (
+    AbstractDataset,
+    AbstractVersionedDataset,
+    DatasetError,
+    Version,
+    get_protocol_and_path,
+)
 from kedro.utils import load_obj
 from kedro_datasets._typing import TablePreview
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +36,22 @@ ORIGIN = ".origin.json"
 """Behind a file's name: the file that says what made it."""
 SHOWN_CHARACTERS = 300
 """Of a value in a preview, at most."""
+
+
+def local_path(filepath: str) -> PurePosixPath:
+    """Return a path of this machine's filesystem; ``file://`` may stand before it.
+
+    Raises:
+        DatasetError: another protocol stands before it.
+    """
+    protocol, path = get_protocol_and_path(filepath)
+    if protocol != "file":
+        raise DatasetError(
+            f"{filepath} is on {protocol}://, where nothing can be renamed into its place: what is kept "
+            "here is whole or not there. Name a path of a filesystem; nodes of a cluster need one that "
+            "all of them mount."
+        )
+    return PurePosixPath(path)
 
 
 class _SealedFile(AbstractVersionedDataset[Any, Any]):
@@ -52,7 +74,7 @@ class _SealedFile(AbstractVersionedDataset[Any, Any]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """Store at ``filepath``, or in versions below it."""
-        super().__init__(PurePosixPath(filepath), version, exists_function=os.path.exists)
+        super().__init__(local_path(filepath), version, exists_function=os.path.exists)
         self.metadata = metadata
 
     def _read(self, path: Path) -> Any:
@@ -310,7 +332,7 @@ class PolicyDataset(AbstractVersionedDataset[PolicyCheckpoint, PolicyCheckpoint]
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """Store policies below the directory ``filepath``."""
-        super().__init__(PurePosixPath(filepath), version, exists_function=os.path.exists)
+        super().__init__(local_path(filepath), version, exists_function=os.path.exists)
         self.metadata = metadata
 
     def load(self) -> PolicyCheckpoint:
@@ -478,6 +500,18 @@ class DescriptionDataset(AbstractDataset[str, None]):
         return {"tag": self.TAG}
 
 
+def _with_local_directories(arguments: Any) -> Any:
+    """Return a back-end's arguments, those of the ones within it too, with every directory local."""
+    if not isinstance(arguments, dict):
+        return arguments
+    return {
+        name: str(local_path(value))
+        if name == "directory" and isinstance(value, str)
+        else _with_local_directories(value)
+        for name, value in arguments.items()
+    }
+
+
 class BackendDataset(AbstractDataset[Any, Any]):
     """A back-end built from the catalog: the class behind a protocol, and its arguments.
 
@@ -493,7 +527,7 @@ class BackendDataset(AbstractDataset[Any, Any]):
     ) -> None:
         """Build the class at the dotted path ``backend`` with ``arguments``."""
         self._backend = backend
-        self._arguments = arguments or {}
+        self._arguments = _with_local_directories(arguments or {})
         self.metadata = metadata
 
     def load(self) -> Any:

@@ -33,6 +33,7 @@ PLACES = {
     *("directory", "prompts_per_shard", "samples_per_shard", "checkpoint_steps"),
     *("stall_seconds", "max_num_seqs", "gpu_memory_utilization"),
     *("servers", "timeout_seconds", "requests_per_server", "load_policies", "key_variable"),
+    *("workers", "gpus_per_worker", "address"),
 }
 """Arguments of back-ends that say where, in which portions and how patiently work is done and kept, and
 change no result."""

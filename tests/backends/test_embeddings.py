@@ -46,6 +46,26 @@ def test_each_text_is_embedded_once_over_all_runs(model: Letters, tmp_path: Path
     assert again[0].dtype == np.float32
 
 
+def test_an_interruption_costs_one_portion(
+    model: Letters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "PORTION", 2)
+    encode = model.encode
+
+    def interrupted(texts: list[str], **options: Any) -> np.ndarray:
+        if "c" in texts:
+            raise KeyboardInterrupt
+        return encode(texts, **options)
+
+    monkeypatch.setattr(model, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embedder(tmp_path).embed_chunks(["a", "abcab", "c"])
+    monkeypatch.setattr(model, "encode", encode)
+    found = embedder(tmp_path).embed_chunks(["c", "abcab", "a"])
+    assert [v.tolist() for v in found] == [[[0, 0, 1]], [[2, 1, 1], [0, 1, 0]], [[1, 0, 0]]]
+    assert model.seen == ["a", "abca", "b", "c"]
+
+
 def test_a_damaged_file_is_made_anew(model: Letters, tmp_path: Path) -> None:
     embedder(tmp_path).embed_chunks(["aab"])
     (kept,) = tmp_path.rglob("*.parquet")

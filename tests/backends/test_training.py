@@ -9,7 +9,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rest_pg.backends import sft_trainer
-from rest_pg.backends.sft_trainer import SharedPromptTrainer, tokenize_rows
+from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
     Blocks,
@@ -18,6 +18,7 @@ from rest_pg.backends.shared_prompt import (
     preference_loss,
     weighted_loss,
 )
+from rest_pg.backends.training_rows import tokenize_rows
 from rest_pg.config import PreferenceParams, TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 

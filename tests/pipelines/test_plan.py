@@ -67,6 +67,13 @@ def test_the_paper_s_setting_is_planned_from_its_configuration(caplog) -> None:
         sampling_operations(size, n=13693, m=32, prompt=5120, output=400) / 1e15, abs=5e-4
     )
     assert (table["petaflop_unshared"] >= table["petaflop"]).all()
+    # 120 documents of 200 tokens a user, each with 768 numbers; a sample is kept at 9 bytes a token
+    users = 13693 + 2 * 4560
+    assert rows.loc["retrieval", "texts"] == 120 * users
+    assert rows.loc["retrieval", "gigabytes"] == pytest.approx(users * 120 * 3972 / 1e9, abs=5e-4)
+    assert rows.loc["iteration_1.samples", "gigabytes"] == pytest.approx(
+        13693 * 32 * 400 * 9 / 1e9, abs=5e-4
+    )
     with caplog.at_level("INFO"):
         log_plan(table, plan)
     assert "nothing was started" in caplog.text
@@ -75,7 +82,7 @@ def test_the_paper_s_setting_is_planned_from_its_configuration(caplog) -> None:
 def test_the_embedded_default_is_planned_without_a_judge() -> None:
     table, _ = plan_of("local", policy=TINY)
     assert not table["stage"].str.contains("score").any()
-    assert table["stage"].tolist()[:3] == ["sft", "iteration_1.samples", "iteration_1.policy"]
+    assert table["stage"].tolist()[:3] == ["retrieval", "sft", "iteration_1.samples"]
 
 
 def test_what_cannot_work_is_refused_and_a_small_disk_is_said(
@@ -95,3 +102,21 @@ def test_a_dry_run_puts_the_plan_in_every_place(monkeypatch: pytest.MonkeyPatch)
     pipelines = pipeline_registry.register_pipelines()
     assert {n.name for p in pipelines.values() for n in p.nodes} == {"create_plan", "log_plan"}
     assert {"__default__", "study", "self_training"} <= set(pipelines)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        ({}, ["retrieval", "sft", "iteration_1.samples", "iteration_1.policy"]),
+        ({"test": 10_000_000}, ["retrieval", "evaluation.sft.samples", "evaluation.sft.scores"]),
+        ({"train": 10_000_000}, ["iteration_3.samples", "iteration_3.scored_samples"]),
+    ],
+)
+def test_the_page_on_scaling_has_the_plan_s_figures(changed, stages) -> None:
+    page = (PROJECT / "docs" / "scaling.md").read_text()
+    examples = {"train": 13693, "validation": 4560, "test": 4560} | changed
+    rows = plan_of("paper", examples=examples)[0].set_index("stage")
+    for stage in stages:
+        assert f"| {rows.loc[stage, 'petaflop']:,.0f} |" in page, stage
+    if not changed:
+        assert f"{rows['petaflop'].sum():,.0f} petaflop" in page

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.io.core import DatasetError
+from torch import distributed
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from rest_pg.datasets import check_policy, mark_complete
@@ -54,7 +55,11 @@ class Checkpoints(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Mark what was just written as whole; then remove those before it."""
+        """Mark what was just written as whole; then remove those before it. Rank 0 does it for all."""
+        if distributed.is_initialized():
+            distributed.barrier()  # each rank writes the state of its own random numbers
+        if not state.is_world_process_zero:
+            return
         newest = self.directory / f"{PREFIX}{state.global_step}"
         mark_complete(newest)
         for path in self.directory.glob(f"{PREFIX}*"):

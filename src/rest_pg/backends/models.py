@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     GgufConfig,
     PreTrainedTokenizerBase,
@@ -25,6 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rest_pg.backends.adapters import base_of, is_adapters, merge_adapters, read_adapters
 from rest_pg.progress import shows_bars
 from rest_pg.records import PolicyCheckpoint
 
@@ -61,7 +63,16 @@ def _tokenizer(path: str) -> Any:
 
 
 def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "sdpa") -> Any:
-    """Load a policy's weights in ``dtype`` onto the device, for inference or training."""
+    """Load a policy's weights in ``dtype`` onto the device, for inference or training.
+
+    Adapters are merged with the policy that they were trained from, in float32.
+
+    Raises:
+        ValueError: that policy is gone, or another one by now.
+    """
+    if is_adapters(policy):
+        base = load_model(base_of(policy), torch.float32, attention)
+        return merge_adapters(base, *read_adapters(policy)).to(dtype)
     model: Any = AutoModelForCausalLM.from_pretrained(
         policy.path,
         dtype=dtype,
@@ -70,6 +81,46 @@ def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "s
         use_safetensors=True,
     )
     return model.to(device())
+
+
+def load_in_4_bits(policy: PolicyCheckpoint, attention: str) -> Any:
+    """Load a policy's weights as 4-bit NormalFloat, to train adapters beside them (QLoRA).
+
+    Not run here: bitsandbytes needs a GPU.
+
+    Raises:
+        ValueError: there is no GPU, or the policy is adapters itself.
+    """
+    if not torch.cuda.is_available() or is_adapters(policy):
+        raise ValueError(
+            f"lora.bits=4 needs a GPU, and a whole model to start from, unlike {policy.path}: remove "
+            "it, or train the policy before with lora.merge=true"
+        )
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        policy.path,
+        quantization_config=quantization,
+        device_map={"": torch.cuda.current_device()},
+        attn_implementation=attention,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+
+
+@contextmanager
+def whole_policy(policy: PolicyCheckpoint) -> Iterator[PolicyCheckpoint]:
+    """Give an engine that reads whole models only what it can read; what is merged is removed behind."""
+    if not is_adapters(policy):
+        yield policy
+        return
+    with tempfile.TemporaryDirectory(prefix="rest-pg-merged-") as scratch:
+        save_model(load_model(policy, torch.float32), load_tokenizer(policy), Path(scratch))
+        yield PolicyCheckpoint(Path(scratch))
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -130,9 +181,14 @@ def load_source(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
     return model.to(device()), tokenizer
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Save a model, as safetensors, and its tokenizer."""
-    model.save_pretrained(path, safe_serialization=True)
+def save_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Save a model, as safetensors, and its tokenizer; ``weights`` take the place of its own."""
+    model.save_pretrained(path, state_dict=weights, safe_serialization=True)
     tokenizer.save_pretrained(path)
 
 

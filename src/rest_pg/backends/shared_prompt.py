@@ -110,10 +110,15 @@ def collate_row(row: Row, *, plain: bool = False) -> dict[str, Tensor]:
 
 
 def collate(features: Sequence[dict[str, Any]], *, plain: bool = False) -> dict[str, Tensor]:
-    """Collate for a trainer: one row at a time, so that nothing is padded."""
+    """Collate for a trainer: one row at a time, so that nothing is padded.
+
+    Of a row with ``learnt`` false no token counts.
+    """
     (feature,) = features
     row = Row(feature["prompt"], feature["completions"], feature["weights"])
     inputs = collate_row(row, plain=plain)
+    if not feature["learnt"]:
+        inputs["labels"].fill_(IGNORED)
     if "start_losses" in feature:
         inputs["start_losses"] = torch.tensor(feature["start_losses"])
     return inputs

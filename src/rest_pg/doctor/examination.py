@@ -22,7 +22,7 @@ from transformers import AutoConfig
 
 from rest_pg.backends.engines import close_engines
 from rest_pg.backends.models import load_tokenizer
-from rest_pg.backends.sft_trainer import tokenize_rows
+from rest_pg.backends.training_rows import tokenize_rows
 from rest_pg.config import DoctorParams
 from rest_pg.cost import ModelSize
 from rest_pg.doctor.calibration import (

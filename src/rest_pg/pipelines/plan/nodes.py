@@ -23,15 +23,22 @@ from rest_pg.config import (
 from rest_pg.cost import (
     ModelSize,
     judging_operations,
+    retrieval_operations,
     sampling_operations,
     training_operations,
 )
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ["stage", "prompts", "texts", "tokens", "petaflop", "petaflop_unshared", "hours"]
+COLUMNS = [
+    *("stage", "prompts", "texts", "tokens", "petaflop", "petaflop_unshared", "hours", "gigabytes"),
+]
 BYTES_PER_WEIGHT = 4
 """Policies are saved in float32."""
+BYTES_PER_TOKEN = 4.5
+"""Of English text."""
+BYTES_PER_SAMPLED_TOKEN = 9
+"""A sample is kept whole and in its parts: 8.6 bytes a token in the default run."""
 
 
 def create_plan(
@@ -48,7 +55,8 @@ def create_plan(
 
     Returns:
         One row per stage: prompts, texts written or learnt, tokens processed, operations with each
-        prompt processed once (and once per text, for comparison), and hours of all devices.
+        prompt processed once (and once per text, for comparison), hours of all devices, and what is
+        kept on disk.
 
     Raises:
         ValueError: a training example could be longer than its budget, or a model's configuration
@@ -62,7 +70,7 @@ def create_plan(
     sizes: dict[str, Any] = {"prompt": prompt.max_tokens, "output": plan.output_tokens}
     kept = min(selection.max_per_prompt, expectation.samples_per_prompt)
     static = 2 * plan.output_tokens + prompt.max_tokens // 8
-    rows = [_train("sft", policy, sft, train, 1, sizes)]
+    rows = [_retrieve(train + held_out, plan), _train("sft", policy, sft, train, 1, sizes)]
     for t in range(1, n_iterations + 1):
         m = expectation.samples_per_prompt
         rows += [
@@ -101,8 +109,7 @@ def check_budgets(
 
 def _check_disk(policy: ModelSize, n_iterations: int) -> None:
     """Warn of too small a disk; no error, for a run may be planned on another machine than it is for."""
-    weights = policy.body + policy.hidden * policy.vocabulary
-    needed = (n_iterations + 2) * weights * BYTES_PER_WEIGHT
+    needed = (n_iterations + 2) * _weights(policy) * BYTES_PER_WEIGHT
     free = shutil.disk_usage(Path.cwd()).free
     if free < needed:
         logger.warning(
@@ -112,6 +119,10 @@ def _check_disk(policy: ModelSize, n_iterations: int) -> None:
             needed / 1e9,
             free / 1e9,
         )
+
+
+def _weights(size: ModelSize) -> int:
+    return size.body + size.hidden * size.vocabulary
 
 
 def _configuration(model: str | dict[str, Any]) -> PretrainedConfig:
@@ -130,6 +141,23 @@ def _configuration(model: str | dict[str, Any]) -> PretrainedConfig:
             "by the names of a model's config.json."
         ) from error
     return config
+
+
+def _retrieve(n: int, plan: PlanParams) -> dict[str, Any]:
+    if plan.profile is None:
+        return {}
+    own = plan.profile
+    operations = retrieval_operations(n=n, **own.model_dump())
+    kept = own.tokens * BYTES_PER_TOKEN + 4 * own.embedding_size
+    return {
+        "stage": "retrieval",
+        "prompts": n,
+        "texts": n * own.documents,
+        "tokens": n * own.documents * own.tokens,
+        "petaflop": operations,
+        "petaflop_unshared": operations,
+        "gigabytes": n * own.documents * kept / 1e9,
+    }
 
 
 def _train(
@@ -151,6 +179,7 @@ def _train(
         "tokens": round(epochs * n * (sizes["prompt"] + k * sizes["output"])),
         "petaflop": training_operations(size, **given, **sizes),
         "petaflop_unshared": training_operations(size, **given, **sizes, shared=False),
+        "gigabytes": BYTES_PER_WEIGHT * _weights(size) / 1e9,
     }
 
 
@@ -162,6 +191,7 @@ def _sample(stage: str, size: ModelSize, n: int, m: int, sizes: dict[str, Any]) 
         "tokens": n * (sizes["prompt"] + m * sizes["output"]),
         "petaflop": sampling_operations(size, n=n, m=m, **sizes),
         "petaflop_unshared": sampling_operations(size, n=n, m=m, **sizes, shared=False),
+        "gigabytes": n * m * sizes["output"] * BYTES_PER_SAMPLED_TOKEN / 1e9,
     }
 
 
@@ -178,20 +208,26 @@ def _judge(
         "tokens": n * (static + m * output),
         "petaflop": judging_operations(size, **given),
         "petaflop_unshared": judging_operations(size, **given, shared=False),
+        "gigabytes": n
+        * m
+        * output
+        * BYTES_PER_SAMPLED_TOKEN
+        / 1e9,  # scores stand by their samples
     }
 
 
 def log_plan(plan: pd.DataFrame, params: PlanParams) -> None:
     """Print the plan and its sums."""
-    sums = plan[["petaflop", "petaflop_unshared", "hours"]].sum()
+    sums = plan[["petaflop", "petaflop_unshared", "hours", "gigabytes"]].sum()
     logger.info(
         "what the run would do, at %.3g operations a second; nothing was started:\n\n%s\n\n"
-        "in all %.3g petaflop in %.3g device hours; with every prompt processed once per text "
+        "in all %.3g petaflop in %.3g device hours, and %.3g GB kept; with every prompt processed once per text "
         "%.3g petaflop (%.1f times as much)",
         params.operations_per_second,
         plan.to_string(index=False),
         sums["petaflop"],
         sums["hours"],
+        sums["gigabytes"],
         sums["petaflop_unshared"],
         sums["petaflop_unshared"] / sums["petaflop"],
     )

@@ -1,0 +1,81 @@
+"""Training examples as rows of token ids: one per prompt, with all of its completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rest_pg.config import TrainingParams
+from rest_pg.records import TrainingExample
+
+
+def tokenize_rows(
+    tokenizer: Any, examples: Sequence[TrainingExample], max_tokens: int, share: bool = True
+) -> list[dict[str, Any]]:
+    """Group examples by prompt, as token ids: every completion ends with the end token.
+
+    Args:
+        tokenizer: the policy's.
+        examples: completions of one example share its prompt.
+        max_tokens: of a prompt with one completion.
+        share: whether a row may hold several completions.
+
+    Raises:
+        ValueError: an example is longer than ``max_tokens``, or the tokenizer has no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token, so a policy could never stop: set one")
+    rows: dict[Any, dict[str, Any]] = {}
+    for number, example in enumerate(examples):
+        prompt = tokenizer(example.prompt, add_special_tokens=False, verbose=False).input_ids
+        completion = tokenizer(example.completion, add_special_tokens=False, verbose=False)
+        ids = [*completion.input_ids, tokenizer.eos_token_id]
+        if len(prompt) + len(ids) > max_tokens:
+            raise ValueError(
+                f"example {example.example_id} takes {len(prompt)} + {len(ids)} tokens, above "
+                f"max_tokens={max_tokens}: raise it, or lower prompt.max_tokens or "
+                "examples.max_reference_words"
+            )
+        key = example.example_id if share else number
+        empty = {"prompt": prompt, "completions": [], "weights": [], "learnt": True}
+        row = rows.setdefault(key, empty)
+        row["completions"].append(ids)
+        row["weights"].append(float(example.weight))
+    return list(rows.values())
+
+
+def fillers(rows: Sequence[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
+    """Return what is missing for each worker to have as many rows: short ones that teach nothing.
+
+    Others' rows in their place would be learnt twice.
+    """
+    first = rows[0]
+    filler = {
+        **first,
+        "prompt": first["prompt"][:2],
+        "completions": [own[:1] for own in first["completions"][:1]],
+        "weights": [0.0],
+        "learnt": False,
+    }
+    return [filler] * (-len(rows) % workers)
+
+
+def check_weights(examples: Sequence[TrainingExample], params: TrainingParams, share: bool) -> None:
+    """Raise ``ValueError`` if pairs and the loss don't go together."""
+    rejected = sum(example.weight < 0 for example in examples)
+    if rejected and not params.preference:
+        raise ValueError(
+            f"{rejected} of {len(examples)} training examples are rejected ones, and likelihood "
+            "alone can't learn from them: set maximization.preference, or "
+            "selection.rejected_per_prompt=0"
+        )
+    if params.preference and not rejected:
+        raise ValueError(
+            f"none of {len(examples)} training examples is a rejected one, and preferences need "
+            "pairs: raise selection.rejected_per_prompt, or remove maximization.preference"
+        )
+    if params.preference and not share:
+        raise ValueError(
+            "maximization.preference needs a prompt's samples in one row, and this policy's "
+            "attention can't share them: remove maximization.preference"
+        )
