@@ -58,5 +58,5 @@ def test_two_runs_are_compared(two_runs: Project) -> None:
     printed = run(two_runs.root / "notebooks" / "compare_runs.ipynb")
     # newest first
     assert re.search(r"^seed +8 +7$", printed, re.MULTILINE)
-    assert re.search(r"reward_minus_sft +iteration_1 +-?\d", printed)
+    assert re.search(r"^reward_minus_sft base .*\n +iteration_1 +-?\d", printed, re.MULTILINE)
     assert re.search(r"\d+ examples in both runs, 0 answered alike", printed)
