@@ -173,7 +173,7 @@ def test_a_shard_that_kills_every_worker_ends_the_run(policy: PolicyCheckpoint) 
 def test_what_a_node_cannot_read_is_named(tmp_path: Path) -> None:
     own = generator("rest_pg.backends.shared_prefix.SharedPrefixGenerator", **ENGINE)
     with pytest.raises(FileNotFoundError, match="a filesystem that every node has"):
-        own.generate(PolicyCheckpoint(tmp_path / "gone"), REQUESTS, DECODING)
+        own.generate(PolicyCheckpoint(tmp_path / "gone"), REQUESTS[:1], DECODING)
 
 
 def test_scores_are_those_of_one_process() -> None:
