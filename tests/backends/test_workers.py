@@ -42,7 +42,7 @@ PAIRS = [
     TrainingExample(example_id=e.example_id, prompt=e.prompt, completion="No.", weight=-1.0)
     for e in EXAMPLES[1:4]
 ]
-PARAMS = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "max_tokens": 64}
+PARAMS = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "max_tokens": 64}
 LORA = {"r": 4, "alpha": 8}
 CASES: dict[str, dict[str, Any]] = {
     "all_weights": {},

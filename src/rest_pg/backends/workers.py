@@ -7,11 +7,9 @@ interface, so that no port of this machine is open to others.
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from signal import SIG_DFL, SIGINT, SIGKILL, SIGTERM, Signals, signal
 from typing import Any, TypeVar
 
@@ -28,7 +26,6 @@ from rest_pg.progress import Audience, track
 
 Result = TypeVar("Result")
 
-RESULT = "result"
 POLL_SECONDS = 0.5
 """Between two looks at the workers: how fast one's end is seen, and the bar moves."""
 
@@ -78,15 +75,23 @@ def run_in_workers(n: int, work: Callable[[], Result], task: str, total: int, un
     heard = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="rest-pg-workers-") as scratch:
         bar = track(task, total, unit)
-        # pickled here: an error in it is this process's own
-        arguments = (n, scratch, pickle.dumps(work), task, heard)
-        context = start_processes(_work, arguments, nprocs=n, join=False)
+        results: list[Result] = []
+
+        def listen() -> None:
+            while not heard.empty():
+                done, result = heard.get()
+                if done is None:
+                    results.append(result)
+                else:
+                    bar.update(done - bar.done)
+
+        context = start_processes(_work, (n, scratch, work, task, heard), nprocs=n, join=False)
         try:
             while not context.join(timeout=POLL_SECONDS):
-                while not heard.empty():
-                    bar.update(heard.get() - bar.done)
-            return pickle.loads((Path(scratch) / RESULT).read_bytes())  # type: ignore[no-any-return]
-        except (ProcessExitedException, ProcessRaisedException, FileNotFoundError) as error:
+                listen()
+            listen()
+            return results[0]
+        except (ProcessExitedException, ProcessRaisedException, IndexError) as error:
             raise RuntimeError(_ends(context, str(error), task)) from error
         finally:
             for process in context.processes:
@@ -111,12 +116,14 @@ def _ends(context: ProcessContext, error: str, task: str) -> str:
     )
 
 
-def _work(place: int, n: int, scratch: str, work: bytes, task: str, heard: Any) -> None:
-    """Be one of the workers: join the group, do the work, and leave what rank 0 returns."""
+def _work(place: int, n: int, scratch: str, work: Callable[[], Any], task: str, heard: Any) -> None:
+    """Be one of the workers: join the group, do the work, and tell what rank 0 returns."""
     signal(SIGINT, SIG_DFL)  # sent by a terminal, or when the caller has died
     Audience.bars = False
     if place == 0:
-        Audience.listeners.append(lambda told, done, _: heard.put(done) if told == task else None)
+        Audience.listeners.append(
+            lambda told, done, _: heard.put((done, None)) if told == task else None
+        )
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(place)
@@ -133,8 +140,8 @@ def _work(place: int, n: int, scratch: str, work: bytes, task: str, heard: Any) 
         rank=place,
         world_size=n,
     )
-    result = pickle.loads(work)()
+    result = work()
     if place == 0:
-        (Path(scratch) / RESULT).write_bytes(pickle.dumps(result))
+        heard.put((None, result))
     distributed.barrier()
     distributed.destroy_process_group()
