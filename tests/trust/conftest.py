@@ -49,8 +49,9 @@ expectation:
   samples_per_prompt: 4
   decoding: {temperature: 1.0, top_p: 1.0, max_new_tokens: 48}
 maximization:
-  {start: sft, epochs: 2, batch_size: 1, learning_rate: 1.0e-3, max_tokens: 1000}
-selection: {threshold: 0.0, relative_to: zero, max_per_prompt: 1, weighting: uniform}
+  {start: sft, epochs: 2, batch_size: 1, learning_rate: 1.0e-3, max_tokens: 1000, preference: null}
+selection:
+  {threshold: 0.0, relative_to: zero, max_per_prompt: 1, weighting: uniform, rejected_per_prompt: 0}
 evaluation:
   samples_per_prompt: 1
   decoding: {temperature: 1.0, top_p: 1.0, max_new_tokens: 32}
