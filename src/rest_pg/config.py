@@ -192,8 +192,8 @@ class PreferenceParams(Params):
     beta: float = Field(gt=0)
     """How much a change of the log-likelihood ratio counts; smaller lets the policy move further."""
     per_token: bool = False
-    """Whether log-likelihoods are means over tokens (length-normalised DPO, arXiv 2411.15124, §5): sums
-    reward longer samples for their length. ``beta`` then counts per token: some 50 times as large."""
+    """Whether log-likelihoods are means over tokens (length-normalised DPO, arXiv 2411.15124, §5), against
+    longer texts; here it did not hold the length. ``beta`` then counts per token: some 100 times as large."""
     likelihood: float = Field(ge=0)
     """Weight of the best samples' negative log-likelihood per token."""
 

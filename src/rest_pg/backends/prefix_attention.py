@@ -104,6 +104,7 @@ class _ProductAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float
     ) -> Tensor:
+        """Return the attention, as query; arguments as in :func:`attend`."""
         size, keys = query.shape[-1], key.shape[2]
         k, v = (x.reshape(-1, keys, size) for x in (key, value))
         q = query.reshape(len(k), -1, size)
@@ -118,6 +119,7 @@ class _ProductAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of query, key and value."""
         q, k, v, weights, output = ctx.saved_tensors
         of_output = gradients[0].reshape(output.shape)
         of_value = torch.bmm(weights.transpose(1, 2), of_output)

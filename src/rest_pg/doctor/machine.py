@@ -98,7 +98,7 @@ def _check_decoding() -> Iterator[Finding]:
     if load_library() is not None:
         yield ok("decoding", "in machine code (backends/native)")
         return
-    remedy = "install a C++ compiler (g++): sampling takes about twice as long without"
+    remedy = "install a C++ compiler (g++): sampling takes two to three times as long without"
     yield Finding(level="warning", subject="decoding", found="in PyTorch", remedy=remedy)
 
 

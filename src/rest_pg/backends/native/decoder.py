@@ -84,7 +84,7 @@ class NativeDecoder:
         self._handle = library.rest_pg_decoder(ctypes.byref(described), threads)
 
     def __del__(self) -> None:
-        """End the threads."""
+        """Free what the compiled code holds."""
         if hasattr(self, "_handle"):
             self._library.rest_pg_close(self._handle)
 

@@ -85,7 +85,7 @@ def load_library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(_compiled()))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        logger.warning("decoding in PyTorch, which takes about twice as long: %s", error)
+        logger.warning("decoding in PyTorch, which takes two to three times as long: %s", error)
         return None
     library.rest_pg_decoder.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.rest_pg_decoder.restype = ctypes.c_void_p
