@@ -119,6 +119,8 @@ class TrainingExample:
     completion: str
     weight: float = 1.0
     """In the loss; below 0: what the policy should move away from, in training on preferences."""
+    finished: bool = True
+    """Whether the end token belongs to it: not to a rejected sample that the token budget cut off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,18 @@ def test_the_same_seed_trains_the_same_weights(policy) -> None:
         for _ in range(2)
     ]
     assert weights[0] == weights[1]
+
+
+def test_what_was_cut_off_has_no_end_token(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+    cut_off = replace(EXAMPLES[1], weight=-1.0, finished=False)
+    (row,) = tokenize_rows(tokenizer, [EXAMPLES[0], cut_off], 64)
+    end = tokenizer.eos_token_id
+    assert [own.count(end) for own in row["completions"]] == [1, 0]
+    assert (
+        row["completions"][1]
+        == tokenizer(cut_off.completion).input_ids[-len(row["completions"][1]) :]
+    )
 
 
 def test_no_example_is_an_error(policy) -> None:

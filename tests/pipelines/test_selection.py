@@ -1,16 +1,23 @@
+from dataclasses import replace
+
 import pytest
 
-from rest_pg.config import SelectionParams
-from rest_pg.pipelines.self_training.nodes import sample_seed, select_matched, select_samples
+from rest_pg.config import ResponseFormat, SelectionParams
+from rest_pg.pipelines.self_training.nodes import (
+    create_training_examples,
+    sample_seed,
+    select_matched,
+    select_samples,
+)
 from rest_pg.pipelines.self_training.selection import keep_best
-from rest_pg.records import Sample, Score, ScoredSample
+from rest_pg.records import Prompt, Sample, Score, ScoredSample
 
 
 def scored(index: int, reward: float, response: str | None = None, **fields) -> ScoredSample:
     values = {
         "example_id": "a",
         "sample_index": index,
-        "text": "",
+        "text": f"text {index}",
         "reasoning_path": "calm",
         "response": f"response {index}" if response is None else response,
         "malformed": "",
@@ -111,13 +118,27 @@ def test_seeds_depend_on_what_is_drawn() -> None:
 
 def test_the_worst_go_along_as_rejected_and_never_what_equals_the_best() -> None:
     samples = [scored(i, reward) for i, reward in enumerate([0.2, 0.9, 0.7, 0.1])]
-    samples.append(scored(4, 0.05, finished=False))
     pair = keep_best(samples, params(rejected_per_prompt=2, max_per_prompt=1), seed=1)
     assert [(s.sample.sample_index, s.weight) for s in pair] == [(1, 1.0), (0, -1.0), (3, -1.0)]
     equal = [scored(i, 0.9) for i in range(3)]
     assert len(keep_best(equal, params(rejected_per_prompt=2, max_per_prompt=1), seed=1)) == 1
     # no prompt has a rejected sample alone
     assert keep_best([scored(0, 0.4), scored(1, 0.3)], params(rejected_per_prompt=1), seed=1) == []
+
+
+def test_what_was_cut_off_or_malformed_is_rejected_before_the_worst_whatever_its_reward() -> None:
+    samples = [
+        scored(0, 0.9),
+        scored(1, 0.8, finished=False),
+        scored(2, 0.1),
+        scored(3, 0.0, malformed="no_bridge"),
+    ]
+    pairs = keep_best(samples, params(rejected_per_prompt=2, max_per_prompt=1), seed=1)
+    assert [(s.sample.sample_index, s.weight) for s in pairs] == [(0, 1.0), (1, -1.0), (3, -1.0)]
+    # what was cut off before its first word holds nothing to learn from
+    empty = replace(samples[1], sample=replace(samples[1].sample, text=" "))
+    pairs = keep_best([samples[0], empty], params(rejected_per_prompt=1), seed=1)
+    assert [s.sample.sample_index for s in pairs] == [0]
 
 
 def test_the_control_of_pairs_has_pairs_whatever_their_reward() -> None:
@@ -127,3 +148,22 @@ def test_the_control_of_pairs_has_pairs_whatever_their_reward() -> None:
     assert all([s.weight for s in kept] == [1.0, 1.0, -1.0] for kept in draws)
     assert all(len({s.sample.sample_index for s in kept}) == 3 for kept in draws)
     assert any(kept[0].reward < kept[2].reward for kept in draws)
+
+
+def test_what_is_rejected_is_learnt_as_it_was_written() -> None:
+    response_format = ResponseFormat(reasoning=True, lead_in="Style:", bridge="Answer:")
+    samples = [
+        scored(0, 0.9),
+        scored(1, 0.8, finished=False, text=" Style: one Answer: two and "),
+        scored(2, 0.0, malformed="no_bridge", text="Nothing of it"),
+    ]
+    kept = keep_best(samples, params(rejected_per_prompt=2, max_per_prompt=1), seed=1)
+    texts = {"text": "Write.", "input": "i", "reference": "r"}
+    counts = dict.fromkeys(("n_tokens", "n_documents", "n_words_cut"), 0)
+    prompt = Prompt(example_id="a", user_id="u", split="train", **texts, **counts)
+    examples = create_training_examples(kept, [prompt], response_format)
+    assert [(e.completion, e.finished) for e in examples] == [
+        ("Style:\ncalm\nAnswer:\nresponse 0", True),
+        ("Style: one Answer: two and", False),
+        ("Nothing of it", True),
+    ]

@@ -12,7 +12,7 @@ from rest_pg.records import TrainingExample
 def tokenize_rows(
     tokenizer: Any, examples: Sequence[TrainingExample], max_tokens: int, share: bool = True
 ) -> list[dict[str, Any]]:
-    """Group examples by prompt, as token ids: every completion ends with the end token.
+    """Group examples by prompt, as token ids: every finished completion ends with the end token.
 
     Args:
         tokenizer: the policy's.
@@ -29,7 +29,7 @@ def tokenize_rows(
     for number, example in enumerate(examples):
         prompt = tokenizer(example.prompt, add_special_tokens=False, verbose=False).input_ids
         completion = tokenizer(example.completion, add_special_tokens=False, verbose=False)
-        ids = [*completion.input_ids, tokenizer.eos_token_id]
+        ids = [*completion.input_ids, *([tokenizer.eos_token_id] if example.finished else [])]
         if len(prompt) + len(ids) > max_tokens:
             raise ValueError(
                 f"example {example.example_id} takes {len(prompt)} + {len(ids)} tokens, above "

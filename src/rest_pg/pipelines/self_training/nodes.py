@@ -212,19 +212,29 @@ def create_training_examples(
     prompts: Sequence[Prompt],
     response_format: ResponseFormat,
 ) -> list[TrainingExample]:
-    """Pair each kept sample with its prompt: reasoning path and response are learnt together."""
+    """Pair each kept sample with its prompt: reasoning path and response are learnt together.
+
+    A rejected sample that can't be parsed, or was cut off, goes along as it was written.
+    """
     texts = {prompt.example_id: prompt.text for prompt in prompts}
-    return [
-        TrainingExample(
-            example_id=kept.sample.example_id,
-            prompt=texts[kept.sample.example_id],
-            completion=format_completion(
-                kept.sample.reasoning_path, kept.sample.response, response_format
-            ),
-            weight=kept.weight,
+    examples = []
+    for kept in selected_samples:
+        sample = kept.sample
+        completion = (
+            sample.text.strip()
+            if sample.malformed or not sample.finished
+            else format_completion(sample.reasoning_path, sample.response, response_format)
         )
-        for kept in selected_samples
-    ]
+        examples.append(
+            TrainingExample(
+                example_id=sample.example_id,
+                prompt=texts[sample.example_id],
+                completion=completion,
+                weight=kept.weight,
+                finished=sample.finished,
+            )
+        )
+    return examples
 
 
 def maximize(

@@ -16,8 +16,9 @@ def keep_best(
     """Keep the best samples of one prompt, best first.
 
     Malformed samples are never kept, nor those that the token budget cut off: training on them would
-    teach the policy to stop in the middle. Equal responses count once. The paper doesn't say which
-    ten are kept among more: here the best, and among equal rewards those that the seed draws.
+    teach the policy to stop in the middle. They are the first to be rejected: were they left out, nothing
+    would speak against a policy that goes on and on. Equal responses count once. The paper doesn't say
+    which ten are kept among more: here the best, and among equal rewards those that the seed draws.
 
     Args:
         scored: all samples of one prompt; malformed ones count in the prompt's mean.
@@ -31,15 +32,18 @@ def keep_best(
         if params.relative_to == "prompt_mean"
         else 0.0
     )
-    ranked = sorted(scored, key=lambda s: (-s.score.reward, _ticket(s, seed)))
-    learnable = _learnable(ranked)
+    ranked = _distinct(sorted(scored, key=lambda s: (-s.score.reward, _ticket(s, seed))))
+    learnable = [s for s in ranked if _is_whole(s)]
     kept = [s for s in learnable if s.score.reward - origin >= params.threshold]
     kept = kept[: params.max_per_prompt]
+    if not kept:
+        return []
     selected = [_select(s, s.score.reward if params.weighting == "reward" else 1.0) for s in kept]
     # the worst of what is left, and worse than all that was kept
-    left = [s for s in learnable[len(kept) :] if kept and s.score.reward < kept[-1].score.reward]
-    n_rejected = min(params.rejected_per_prompt, len(left))
-    return selected + [_select(s, -1.0) for s in left[len(left) - n_rejected :]]
+    worse = [s for s in learnable[len(kept) :] if s.score.reward < kept[-1].score.reward]
+    worse += [s for s in ranked if not _is_whole(s)]
+    n_rejected = min(params.rejected_per_prompt, len(worse))
+    return selected + [_select(s, -1.0) for s in worse[len(worse) - n_rejected :]]
 
 
 def keep_any(
@@ -47,25 +51,31 @@ def keep_any(
 ) -> list[SelectedSample]:
     """Keep n samples of one prompt at random, among those that :func:`keep_best` could keep.
 
-    As many as ``n_rejected`` others go along as rejected ones, at random too.
+    As many as ``n_rejected`` others go along as rejected ones, at random among those that it could reject.
     """
-    drawn = _learnable(sorted(scored, key=lambda s: _ticket(s, seed)))
-    rejected = drawn[n : n + n_rejected]
-    return [_select(s, 1.0) for s in drawn[:n]] + [_select(s, -1.0) for s in rejected]
+    drawn = _distinct(sorted(scored, key=lambda s: _ticket(s, seed)))
+    kept = [s for s in drawn if _is_whole(s)][:n]
+    rejected = [s for s in drawn if s not in kept][:n_rejected]
+    return [_select(s, 1.0) for s in kept] + [_select(s, -1.0) for s in rejected]
 
 
 def _select(scored: ScoredSample, weight: float) -> SelectedSample:
     return SelectedSample(sample=scored.sample, reward=scored.score.reward, weight=weight)
 
 
-def _learnable(scored: Sequence[ScoredSample]) -> list[ScoredSample]:
-    """Leave out malformed and unfinished samples, and all but the first of equal responses."""
-    first: dict[str, ScoredSample] = {}
+def _distinct(scored: Sequence[ScoredSample]) -> list[ScoredSample]:
+    """Leave out all but the first of equal responses, and what was cut off before its first word."""
+    first: dict[tuple[str, bool], ScoredSample] = {}
     for candidate in scored:
-        sample = candidate.sample
-        if sample.finished and not sample.malformed:
-            first.setdefault(" ".join(sample.response.split()), candidate)
+        sample, whole = candidate.sample, _is_whole(candidate)
+        text = " ".join((sample.response if whole else sample.text).split())
+        if text or sample.finished:
+            first.setdefault((text, whole), candidate)
     return list(first.values())
+
+
+def _is_whole(scored: ScoredSample) -> bool:
+    return scored.sample.finished and not scored.sample.malformed
 
 
 def _ticket(scored: ScoredSample, seed: int) -> str:
