@@ -18,13 +18,13 @@ from rest_pg.datasets import (
     BackendDataset,
     PolicyDataset,
     RecordsDataset,
-    SamplesTableDataset,
     SealedDataset,
     seal_of,
     sweep_temporary,
     temporary_name,
 )
-from rest_pg.records import Score
+from rest_pg.mlflow_datasets import SamplesTableDataset, SystemRunsDataset
+from rest_pg.records import Score, SystemCurve
 
 DOCUMENT = "rest_pg.records.Document"
 
@@ -177,6 +177,28 @@ def test_a_samples_table_is_logged_once_per_run(tmp_path: Path) -> None:
     assert json.loads(table.read_text()) == {"columns": ["reward"], "data": [[0.5], [0.25]]}
     with pytest.raises(DatasetError, match="never read"):
         dataset.load()
+
+
+def test_systems_have_a_run_each_below_the_study_s_and_twice_is_once(tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("study", artifact_location=str(tmp_path / "artifacts"))
+    dataset = SystemRunsDataset()
+    curves = {
+        "sft": [SystemCurve(metric="test_reward", points=[(0, 0.25)])],
+        "rest_pg": [SystemCurve(metric="test_reward", points=[(0, 0.25), (1, 0.5)])],
+    }
+    dataset.save(curves)  # no run, nothing to log to
+    with mlflow.start_run(experiment_id=experiment) as study:
+        assert not dataset.exists()
+        dataset.save(curves)
+        dataset.save(curves)
+        assert dataset.exists()
+    runs = mlflow.search_runs([experiment], output_format="list")
+    (ours,) = (run for run in runs if run.info.run_name == "rest_pg")
+    assert len(runs) == 3
+    assert ours.data.tags["mlflow.parentRunId"] == study.info.run_id
+    history = mlflow.MlflowClient().get_metric_history(ours.info.run_id, "test_reward")
+    assert [(point.step, point.value) for point in history] == [(0, 0.25), (1, 0.5)]
 
 
 def test_previews_are_what_kedro_viz_takes_them_for(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline, node
 from rest_pg import hooks
 from rest_pg.backends.judges import RubricJudge
 from rest_pg.config import SelectionParams
-from rest_pg.datasets import COMPLETE, DescriptionDataset, PolicyDataset
+from rest_pg.datasets import COMPLETE, PolicyDataset
 from rest_pg.hooks import (
     InterruptedRun,
     InterruptHook,
@@ -26,6 +26,7 @@ from rest_pg.hooks import (
     SelectionHook,
     git_commit,
 )
+from rest_pg.mlflow_datasets import DescriptionDataset
 from rest_pg.sources import DocumentsDataset
 
 

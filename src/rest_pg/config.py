@@ -164,8 +164,8 @@ class SelectionParams(Params):
     weighting: Literal["uniform", "reward"]
     """Weight of a kept sample in the loss (the paper: reward; at its τ = 1.0 that is uniform)."""
     rejected_per_prompt: int = Field(default=0, ge=0)
-    """Worst samples of a prompt that go along with its best, for ``maximization.preference`` (the paper:
-    none)."""
+    """Samples of a prompt that go along with its best, for ``maximization.preference`` (the paper: none):
+    first those that did not end or can't be parsed, then the worst."""
 
 
 class LoraParams(Params):

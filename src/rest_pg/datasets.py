@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import mlflow
 from kedro.io.core import (
     AbstractDataset,
     AbstractVersionedDataset,
@@ -438,66 +437,6 @@ def policy_fingerprint(policy: PolicyCheckpoint) -> str:
 def _known_digest(path: Path, size: int, changed: int) -> str:
     """Digest a large file once per process, as long as it doesn't change."""
     return _digest(path)
-
-
-class SamplesTableDataset(AbstractDataset[dict[str, list[Any]], None]):
-    """A table of samples in the MLflow run at hand, which its page shows and filters.
-
-    In a run that goes on, a table that is there already is left as it is.
-    """
-
-    def __init__(self, *, artifact_file: str, metadata: dict[str, Any] | None = None) -> None:
-        """Name the table's file among the run's artifacts."""
-        self._artifact_file = artifact_file
-        self.metadata = metadata
-
-    def load(self) -> None:
-        """Raise ``DatasetError``: tables are for people."""
-        raise DatasetError(f"{self._artifact_file} is written for MLflow's page, and never read")
-
-    def save(self, data: dict[str, list[Any]]) -> None:
-        """Log the table by its columns; without an MLflow run there is nothing to do."""
-        run = mlflow.active_run()
-        if run is None:
-            return
-        if not self._exists():
-            mlflow.log_table(data, self._artifact_file)
-
-    def _exists(self) -> bool:
-        run = mlflow.active_run()
-        if run is None:
-            return False
-        logged = mlflow.get_run(run.info.run_id).data.tags.get("mlflow.loggedArtifacts", "")
-        return self._artifact_file in logged
-
-    def _describe(self) -> dict[str, Any]:
-        return {"artifact_file": self._artifact_file}
-
-
-class DescriptionDataset(AbstractDataset[str, None]):
-    """The description that the page of the MLflow run at hand shows, as Markdown."""
-
-    TAG = "mlflow.note.content"
-
-    def __init__(self, *, metadata: dict[str, Any] | None = None) -> None:
-        """Take no argument: a run has one description."""
-        self.metadata = metadata
-
-    def load(self) -> None:
-        """Raise ``DatasetError``: descriptions are for people."""
-        raise DatasetError("a run's description is written for MLflow's page, and never read")
-
-    def save(self, data: str) -> None:
-        """Describe the run; without one there is nothing to do."""
-        if mlflow.active_run() is not None:
-            mlflow.set_tag(self.TAG, data)
-
-    def _exists(self) -> bool:
-        run = mlflow.active_run()
-        return run is not None and self.TAG in mlflow.get_run(run.info.run_id).data.tags
-
-    def _describe(self) -> dict[str, Any]:
-        return {"tag": self.TAG}
 
 
 def _with_local_directories(arguments: Any) -> Any:

@@ -192,3 +192,12 @@ class PolicyCheckpoint:
     """
 
     path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemCurve:
+    """One quantity of one system over its EM iterations."""
+
+    metric: str
+    points: list[tuple[int, float]]
+    """Iteration (0 is what self-training starts from) and value."""

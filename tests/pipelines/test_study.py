@@ -14,6 +14,7 @@ from rest_pg.pipelines.study.nodes import (
     compare_systems,
     count_costs,
     create_study_table,
+    draw_curves,
     follow_iterations,
     remove_profiles,
 )
@@ -102,6 +103,23 @@ def test_iterations_are_followed_by_system() -> None:
     test = table[table["split"] == "test"]
     assert test[["system", "iteration"]].to_numpy().tolist() == [["rest_pg", 0], ["rest_pg", 1]]
     assert test["mean"].tolist() == pytest.approx([0.425, 0.525])
+
+
+def test_each_system_has_its_curves_worked_by_hand() -> None:
+    curves = {"rest_pg__0__7": measured(SFT), "rest_pg__1__7": measured([r + 0.1 for r in SFT])}
+    iterations = follow_iterations(PARAMS, 7, **curves)
+    better = by_seed("rest_pg", [r + 0.1 for r in SFT])
+    study = create_study_table(PARAMS, 7, **by_seed("sft", SFT), **better)
+    drawn = draw_curves(study, iterations, last={"sft": 0, "rest_pg": 1})
+    points = {s: {c.metric: c.points for c in own} for s, own in drawn.items()}
+    assert points["sft"]["test_reward"] == [(0, pytest.approx(0.425))]
+    assert points["sft"]["test_rouge_l"] == [(0, 0.0)]
+    assert points["rest_pg"]["test_reward"] == [
+        (0, pytest.approx(0.425)),
+        (1, pytest.approx(0.525)),
+    ]
+    assert points["rest_pg"]["test_rouge_l"] == [(1, 0.0)]
+    assert points["rest_pg"]["test_reward_ci_low"][1][1] <= 0.525
 
 
 def test_costs_per_answer() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rest_pg.config import EvaluationParams
 from rest_pg.pipelines.evaluation.nodes import METRICS, with_tasks
-from rest_pg.records import Profile
+from rest_pg.records import Profile, SystemCurve
 from rest_pg.statistics import Estimate, bootstrap_mean, holm, paired_t_test
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,27 @@ def follow_iterations(params: EvaluationParams, seed: int, **metrics: pd.DataFra
                 | {"n_users": estimate.n_users, "n_seeds": own.shape[1]}
             )
     return pd.DataFrame(rows).round(6)
+
+
+def draw_curves(
+    study: pd.DataFrame, iterations: pd.DataFrame, *, last: Mapping[str, int]
+) -> dict[str, list[SystemCurve]]:
+    """Lay out what MLflow shows of each system: all of its means, and the reward by EM iteration.
+
+    Args:
+        study: :func:`create_study_table`'s.
+        iterations: :func:`follow_iterations`'s.
+        last: the iteration that a system's figures in ``study`` belong to.
+    """
+    points: defaultdict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    tables = (study.assign(iteration=study["system"].map(last)), iterations.assign(metric="reward"))
+    for row in pd.concat(tables).itertuples():
+        for suffix, value in (("", row.mean), ("_ci_low", row.ci_low), ("_ci_high", row.ci_high)):
+            points[row.system, f"{row.split}_{row.metric}{suffix}"][int(row.iteration)] = value
+    curves: defaultdict[str, list[SystemCurve]] = defaultdict(list)
+    for (system, metric), own in points.items():
+        curves[system].append(SystemCurve(metric=metric, points=sorted(own.items())))
+    return dict(curves)
 
 
 def count_costs(**figures: Mapping[str, float]) -> pd.DataFrame:

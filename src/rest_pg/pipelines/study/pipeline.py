@@ -14,6 +14,7 @@ Data, retrieval and prompts are shared by all systems and seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from kedro.pipeline import Pipeline, node
 
@@ -29,6 +30,7 @@ from rest_pg.pipelines.study.nodes import (
     compare_systems,
     count_costs,
     create_study_table,
+    draw_curves,
     follow_iterations,
     log_study,
     remove_profiles,
@@ -231,6 +233,12 @@ def _create_comparison(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
                 settings | curves,
                 "study_iterations",
                 name="follow_iterations",
+            ),
+            node(
+                partial(draw_curves, last=final),
+                ["study", "study_iterations"],
+                "system_runs",
+                name="draw_curves",
             ),
             node(count_costs, figures, "study_costs", name="count_costs"),
             node(
