@@ -1,13 +1,16 @@
 """Weights read back from an engine, against a checkpoint: what needs no vLLM."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import build_policy
+from peft import LoraConfig
 from safetensors.torch import load_file
 
+from rest_pg.backends.adapters import save_adapters
 from rest_pg.backends.vllm_weights import Weights, differing_weights
 from rest_pg.backends.vllm_worker import digest
 from rest_pg.records import PolicyCheckpoint
@@ -90,3 +93,15 @@ def test_adapters_need_a_whole_model_that_is_there(policy, tmp_path: Path) -> No
     assert first.adapter is not None
     with pytest.raises(ValueError, match="must be a whole model that is still there"):
         adapters(PolicyCheckpoint(first.adapter), tmp_path / "second", 4)
+
+
+def test_our_own_adapters_know_a_model_that_was_changed_since(policy, tmp_path: Path) -> None:
+    base = PolicyCheckpoint(shutil.copytree(policy.path, tmp_path / "base"))
+    place = tmp_path / "adapters"
+    place.mkdir()
+    save_adapters(base, LoraConfig(r=4), {"a": torch.zeros(1)}, place)
+    assert Weights.of(PolicyCheckpoint(place)).model == base.path
+    shutil.rmtree(base.path)
+    build_policy(base.path, seed=1)
+    with pytest.raises(ValueError, match="gone or was changed"):
+        Weights.of(PolicyCheckpoint(place))

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from rest_pg.backends.adapters import base_of, is_adapters
 from rest_pg.backends.vllm_worker import Digests, digest
 from rest_pg.datasets import policy_fingerprint
 from rest_pg.records import PolicyCheckpoint
@@ -46,13 +47,15 @@ class Weights:
         """Read what a policy says of itself; an adapter names the model that it goes with.
 
         Raises:
-            ValueError: an adapter's model is gone, or is an adapter itself.
+            ValueError: an adapter's model is gone or was changed, or is an adapter itself.
         """
         fingerprint, adapter = policy_fingerprint(policy), policy.path / "adapter_config.json"
         if not adapter.is_file():
             return cls(fingerprint, policy.path, _config(policy.path))
         values = json.loads(adapter.read_text(encoding="utf-8"))
-        model = Path(values["base_model_name_or_path"])
+        # what this project trained knows its model by fingerprint too; other adapters by its place alone
+        own = is_adapters(policy)
+        model = base_of(policy).path if own else Path(values["base_model_name_or_path"])
         if not model.is_dir() or (model / adapter.name).is_file():
             raise ValueError(
                 f"{policy.path} holds adapters of {model}, which must be a whole model that is still "
