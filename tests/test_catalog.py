@@ -18,6 +18,7 @@ def test_every_dataset_of_every_pipeline_is_in_the_catalog(
         "n_iterations": n_iterations,
         "data_format": data_format,
         "study": {"seeds": [1, 2]},
+        "selection": {"rejected_per_prompt": 0},
         "experiments": {"budgets": [1, 2], "shares": [1.0]},
         "dry_run": False,
         "inference": {"policy": None},

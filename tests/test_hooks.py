@@ -13,7 +13,12 @@ from kedro.pipeline import Pipeline, node
 
 from rest_pg import hooks
 from rest_pg.backends.judges import RubricJudge
-from rest_pg.config import SelectionParams
+from rest_pg.config import (
+    ExpectationParams,
+    MaximizationParams,
+    PreferenceParams,
+    SelectionParams,
+)
 from rest_pg.datasets import COMPLETE, PolicyDataset
 from rest_pg.hooks import (
     InterruptedRun,
@@ -93,6 +98,45 @@ def test_a_run_is_described_once_its_result_is_known(store) -> None:
         dataset.save("**It improves.**")
         assert dataset.exists()
     assert mlflow.get_run(run.info.run_id).data.tags["mlflow.note.content"] == "**It improves.**"
+
+
+@pytest.mark.parametrize(
+    ("rejected", "preference", "budget", "refused"),
+    [
+        (0, None, 1, None),
+        (1, PreferenceParams(beta=0.1, likelihood=0.2), 2, None),
+        (1, None, 2, "rejected_per_prompt=1 .* set it to 0"),
+        (0, PreferenceParams(beta=0.1, likelihood=0.2), 2, "rejected_per_prompt=0 .* null"),
+        (1, PreferenceParams(beta=0.1, likelihood=0.2), 1, "samples_per_prompt=1 leaves no pair"),
+    ],
+)
+def test_pairs_are_selected_and_learnt_from_or_the_run_doesnt_start(
+    rejected, preference, budget, refused
+) -> None:
+    selection = SelectionParams(
+        threshold=0.0,
+        relative_to="prompt_mean",
+        max_per_prompt=1,
+        weighting="uniform",
+        rejected_per_prompt=rejected,
+    )
+    maximization = MaximizationParams.model_validate(
+        {"start": "sft", "epochs": 1, "batch_size": 1, "learning_rate": 1e-3, "max_tokens": 64}
+        | {"preference": preference}
+    )
+    decoding = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8}
+    expectation = ExpectationParams.model_validate(
+        {"samples_per_prompt": budget, "decoding": decoding}
+    )
+    names = ["params:selection", "params:maximization", "params:expectation"]
+    values = (selection, maximization, expectation)
+    catalog = DataCatalog({k: MemoryDataset(v) for k, v in zip(names, values, strict=True)})
+    pipeline = Pipeline([node(lambda a, b, c: a, names, "x", name="n")])
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            SelectionHook().before_pipeline_run(pipeline, catalog)
+    else:
+        SelectionHook().before_pipeline_run(pipeline, catalog)
 
 
 def test_a_failure_says_how_to_go_on_and_leaves_no_run_open(store, caplog) -> None:

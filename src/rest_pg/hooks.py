@@ -19,6 +19,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from rest_pg.backends.engines import close_engines
+from rest_pg.config import ExpectationParams, MaximizationParams, SelectionParams
 from rest_pg.datasets import policy_fingerprint, sweep_temporary
 from rest_pg.freshness import Origin, content_of, flatten, origins_of, stale_reasons
 from rest_pg.inputs import InputsHook
@@ -85,14 +86,20 @@ class SweepHook:
 
 
 class SelectionHook:
-    """Refuses a threshold that no sample can reach under the reward at hand, before any work."""
+    """Refuses a selection that the reward or the M-step at hand can't work with, before any work."""
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Raise ``ValueError`` if self-training could keep nothing."""
-        if not {"reward", "params:selection"} <= pipeline.inputs():
+        """Raise ``ValueError`` if self-training could keep nothing, or learn nothing from it."""
+        inputs = pipeline.inputs()
+        if "params:selection" not in inputs:
             return
         selection = catalog.load("params:selection")
+        if "params:maximization" in inputs:
+            budget = catalog.load("params:expectation") if "params:expectation" in inputs else None
+            check_pairs(selection, catalog.load("params:maximization"), budget)
+        if "reward" not in inputs:
+            return
         reachable = getattr(catalog.load("reward"), "reachable", None)
         absolute = selection.relative_to == "zero"
         if reachable is not None and absolute and not reachable(selection.threshold):
@@ -101,6 +108,30 @@ class SelectionHook:
                 "aggregation=expected is a mean of the levels, and always below 1. Lower the "
                 "threshold, or set aggregation: argmax."
             )
+
+
+def check_pairs(
+    selection: SelectionParams,
+    maximization: MaximizationParams,
+    expectation: ExpectationParams | None = None,
+) -> None:
+    """Raise ``ValueError`` unless pairs are both selected and learnt from, or neither."""
+    rejected, preference = selection.rejected_per_prompt, maximization.preference
+    if rejected and preference is None:
+        raise ValueError(
+            f"selection.rejected_per_prompt={rejected} selects rejected samples, and likelihood alone "
+            "can't learn from them: set it to 0, or set maximization.preference"
+        )
+    if preference is not None and not rejected:
+        raise ValueError(
+            "maximization.preference learns from pairs, and selection.rejected_per_prompt=0 selects "
+            "none: raise it, or set maximization.preference to null"
+        )
+    if rejected and expectation is not None and expectation.samples_per_prompt == 1:
+        raise ValueError(
+            "expectation.samples_per_prompt=1 leaves no pair for maximization.preference: raise it to "
+            "2 or more"
+        )
 
 
 class FreshnessHook:

@@ -50,7 +50,10 @@ def register_pipelines() -> dict[str, Pipeline]:
     return pipelines | {
         "__default__": sum(pipelines.values(), Pipeline([])),
         "study": prepared + study.create_pipeline(n_iterations, parameters["study"]["seeds"]),
-        "exploration": experiments.create_exploration(parameters["experiments"]["budgets"]),
+        "exploration": experiments.create_exploration(
+            parameters["experiments"]["budgets"],
+            least=2 if parameters["selection"].get("rejected_per_prompt") else 1,
+        ),
         "starts": experiments.create_starts(n_iterations),
         "shuffled_profiles": experiments.create_shuffled_profiles(
             n_iterations, parameters["experiments"]["shares"]

@@ -170,6 +170,11 @@ def test_budgets_must_rise(budgets: list[int]) -> None:
         create_exploration(budgets)
 
 
+def test_a_budget_of_one_has_no_pairs() -> None:
+    with pytest.raises(ValueError, match=r"budgets=\[1, 4\] must rise, from 2 or more"):
+        create_exploration([1, 4], least=2)
+
+
 def test_shares_are_shares() -> None:
     with pytest.raises(ValueError, match=r"shares=\[50\]"):
         create_shuffled_profiles(1, [50])

@@ -34,14 +34,18 @@ MAXIMIZATION = {"selection", "maximization", "response_format", "seed"}
 EVALUATION = {"evaluation", "response_format", "seed"}
 
 
-def create_exploration(budgets: Sequence[int]) -> Pipeline:
+def create_exploration(budgets: Sequence[int], *, least: int = 1) -> Pipeline:
     """Return the experiment on m, the samples per prompt of one iteration from policy_0.
 
+    Args:
+        budgets: m, rising.
+        least: samples that an M-step needs of a prompt: 2 if it learns from pairs.
+
     Raises:
-        ValueError: budgets are not rising, or the least is below 1.
+        ValueError: budgets are not rising, or the first is too small.
     """
-    if not budgets or list(budgets) != sorted(set(budgets)) or budgets[0] < 1:
-        raise ValueError(f"experiments.budgets={list(budgets)} must rise, from 1 or more")
+    if not budgets or list(budgets) != sorted(set(budgets)) or budgets[0] < least:
+        raise ValueError(f"experiments.budgets={list(budgets)} must rise, from {least} or more")
     draw = Pipeline(
         [
             node(
