@@ -53,11 +53,6 @@ def explain_lack_of_memory(doing: str, remedy: str) -> Iterator[None]:
 def release_memory() -> None:
     """Give the memory of dropped tensors back to the system."""
     gc.collect()
-    trim_heap()
-
-
-def trim_heap() -> None:
-    """Give back what the C library, where it is glibc, keeps of freed memory."""
     libc = ctypes.CDLL(None) if os.name == "posix" else None
     if libc is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -17,7 +17,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rest_pg.backends.shared_prompt import IGNORED, preference_loss, weighted_loss
 from rest_pg.backends.workers import world_size
 from rest_pg.config import PreferenceParams
-from rest_pg.memory import trim_heap
 from rest_pg.progress import track
 
 
@@ -93,14 +92,6 @@ class _FilledSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         self._order.set_epoch(epoch)
-
-
-class GiveMemoryBack(TrainerCallback):
-    """Rows differ in length, and so do the holes they leave: kept, they'd be half as much as what is used."""
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Give back what is free."""
-        trim_heap()
 
 
 class Progress(TrainerCallback):

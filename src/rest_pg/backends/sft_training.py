@@ -27,7 +27,7 @@ from rest_pg.backends.models import (
     load_tokenizer,
     save_model,
 )
-from rest_pg.backends.sft_loop import GiveMemoryBack, Progress, SharedPromptSFTTrainer
+from rest_pg.backends.sft_loop import Progress, SharedPromptSFTTrainer
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
     Row,
@@ -138,7 +138,6 @@ class Training:
         for stock in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(stock)
         trainer.add_callback(Progress())
-        trainer.add_callback(GiveMemoryBack())
         if self.checkpoints:
             trainer.add_callback(self.checkpoints)
         return trainer
