@@ -14,7 +14,6 @@ Data, retrieval and prompts are shared by all systems and seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from kedro.pipeline import Pipeline, node
 
@@ -36,6 +35,7 @@ from rest_pg.pipelines.study.nodes import (
     remove_profiles,
 )
 from rest_pg.pipelines.study.report import create_study_report, describe_study
+from rest_pg.wiring import bind
 
 SYSTEMS = ("base", "no_profile", "sft", "sft_reasoning", "rest_em", "random_selection", "rest_pg")
 SELF_TRAINED = ("rest_em", "random_selection", "rest_pg")
@@ -235,7 +235,7 @@ def _create_comparison(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
                 name="follow_iterations",
             ),
             node(
-                partial(draw_curves, last=final),
+                bind(draw_curves, last=final),
                 ["study", "study_iterations"],
                 "system_runs",
                 name="draw_curves",
