@@ -14,17 +14,17 @@ PROJECT = Path(__file__).parents[1]
 def test_every_dataset_of_every_pipeline_is_in_the_catalog(
     monkeypatch, n_iterations: int, data_format: str
 ) -> None:
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
     parameters = {
         "n_iterations": n_iterations,
         "data_format": data_format,
         "study": {"seeds": [1, 2]},
-        "selection": {"rejected_per_prompt": 0},
+        "selection": loader["parameters"]["selection"],
         "experiments": {"budgets": [1, 2], "shares": [1.0]},
         "dry_run": False,
         "inference": {"policy": None},
     }
     monkeypatch.setattr(RunParameters, "values", parameters)
-    loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="local")
     catalog = DataCatalog.from_config(loader["catalog"])
     pipelines = pipeline_registry.register_pipelines()
     datasets = {name for p in pipelines.values() for name in p.datasets()}

@@ -9,6 +9,7 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from kedro.pipeline import Pipeline
 
+from rest_pg.config import SelectionParams
 from rest_pg.hooks import RunParameters
 from rest_pg.pipelines import (
     calibration,
@@ -45,6 +46,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "self_training": self_training.create_pipeline(n_iterations),
         "evaluation": evaluation.create_pipeline(n_iterations),
     }
+    # mappings at first; Kedro puts the models in their place while a session goes on
+    selection = SelectionParams.model_validate(parameters["selection"])
     policy = parameters["inference"]["policy"] or f"policy_{n_iterations}"
     prepared = pipelines["data_ingestion"] + pipelines["reasoning_path"]
     return pipelines | {
@@ -52,7 +55,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "study": prepared + study.create_pipeline(n_iterations, parameters["study"]["seeds"]),
         "exploration": experiments.create_exploration(
             parameters["experiments"]["budgets"],
-            least=2 if parameters["selection"].get("rejected_per_prompt") else 1,
+            least=2 if selection.rejected_per_prompt else 1,
         ),
         "starts": experiments.create_starts(n_iterations),
         "shuffled_profiles": experiments.create_shuffled_profiles(
