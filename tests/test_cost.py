@@ -48,6 +48,8 @@ def test_training_worked_by_hand() -> None:
     sizes = {"n": 2, "k": 3, "prompt": 4, "output": 2, "epochs": 2}
     assert training_operations(SIZE, **sizes) == 3 * 2 * 2 * (144 + 540)
     assert training_operations(SIZE, **sizes, lora=True) == 2 * 2 * 2 * (144 + 540)
+    # pairs are read once more, whatever the number of epochs
+    assert training_operations(SIZE, **sizes, lora=True, pairs=True) == 5 * 2 * (144 + 540)
     assert training_operations(SIZE, **sizes, shared=False) == 3 * 2 * 2 * (3 * 144 + 540)
 
 

@@ -236,7 +236,7 @@ def workload(**changes: object) -> Workload:
         "former": {},
         "measured": {"read": 7.0},
         "batch": Batch(4, None),
-        "max_per_prompt": 1,
+        "learnt_per_prompt": 1,
         "expectation": ExpectationParams(samples_per_prompt=2, decoding=decoding),
         "evaluation": EvaluationParams(samples_per_prompt=1, decoding=decoding, n_bootstrap=100),
         "sft": TrainingParams(**training),

@@ -167,6 +167,11 @@ class SelectionParams(Params):
     """Samples of a prompt that go along with its best, for ``maximization.preference`` (the paper: none):
     first those that did not end or can't be parsed, then the worst."""
 
+    @property
+    def learnt_per_prompt(self) -> int:
+        """Samples of a prompt that an M-step reads at most."""
+        return self.max_per_prompt + self.rejected_per_prompt
+
 
 class LoraParams(Params):
     """Low-rank adapters, trained in place of all weights."""

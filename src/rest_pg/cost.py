@@ -98,16 +98,18 @@ def training_operations(
     output: float,
     epochs: float = 1,
     lora: bool = False,
+    pairs: bool = False,
     shared: bool = True,
 ) -> float:
     """Operations to train on k samples of each of n prompts: forward, and two times that backward.
 
-    With adapters the products for the gradients of the frozen weights fall away.
+    With adapters the products for the gradients of the frozen weights fall away. Pairs are read once
+    beforehand, by the policy that training starts from.
     """
     text = prompt * size.token(prompt / 2, head=False)
     learnt = k * output * size.token(prompt + output / 2, head=True)
     passes = 2 if lora else 3
-    return passes * epochs * n * ((1 if shared else k) * text + learnt)
+    return (passes * epochs + pairs) * n * ((1 if shared else k) * text + learnt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,8 @@ class Workload:
     measured: Mapping[str, float]
     """Seconds of the nodes that were really run, by name."""
     batch: Batch
-    max_per_prompt: int
-    """Samples that are kept for a prompt."""
+    learnt_per_prompt: int
+    """Samples of a prompt that the M-step reads."""
     expectation: ExpectationParams
     evaluation: EvaluationParams
     sft: TrainingParams
@@ -178,7 +178,7 @@ class _Estimator:
 
     def _maximize(self, node: Node) -> Cost:
         work = self._work
-        k = min(work.max_per_prompt, work.expectation.samples_per_prompt)
+        k = min(work.learnt_per_prompt, work.expectation.samples_per_prompt)
         return self._train(work.maximization, work.n_examples["train"], k, work.of(node))
 
     def _train(self, params: TrainingParams, n: int, k: int, lengths: Lengths) -> Cost:
@@ -187,7 +187,13 @@ class _Estimator:
             epochs = min(epochs, params.max_steps * params.batch_size / n)
         sizes: dict[str, Any] = {"prompt": lengths.prompt, "output": lengths.mean_output}
         operations = training_operations(
-            self._work.size, n=n, k=k, epochs=epochs, lora=params.lora is not None, **sizes
+            self._work.size,
+            n=n,
+            k=k,
+            epochs=epochs,
+            lora=params.lora is not None,
+            pairs=params.preference is not None,
+            **sizes,
         )
         return {
             "prompts": n,

@@ -303,7 +303,7 @@ class Examination:
             former=self._former(),
             measured=self._measured(),
             batch=self._batch,
-            max_per_prompt=values["selection"].max_per_prompt,
+            learnt_per_prompt=values["selection"].learnt_per_prompt,
             expectation=values["expectation"],
             evaluation=values["evaluation"],
             sft=values["sft"],

@@ -68,7 +68,7 @@ def create_plan(
     _check_disk(policy, n_iterations)
     train, held_out = plan.examples["train"], plan.examples["validation"] + plan.examples["test"]
     sizes: dict[str, Any] = {"prompt": prompt.max_tokens, "output": plan.output_tokens}
-    kept = min(selection.max_per_prompt, expectation.samples_per_prompt)
+    learnt = min(selection.learnt_per_prompt, expectation.samples_per_prompt)
     static = 2 * plan.output_tokens + prompt.max_tokens // 8
     rows = [_retrieve(train + held_out, plan), _train("sft", policy, sft, train, 1, sizes)]
     for t in range(1, n_iterations + 1):
@@ -76,7 +76,7 @@ def create_plan(
         rows += [
             _sample(f"iteration_{t}.samples", policy, train, m, sizes),
             _judge(f"iteration_{t}.scored_samples", judge, train, m, static, plan.output_tokens),
-            _train(f"iteration_{t}.policy", policy, maximization, train, kept, sizes),
+            _train(f"iteration_{t}.policy", policy, maximization, train, learnt, sizes),
         ]
     m = evaluation.samples_per_prompt
     for system in ("base", "sft", *(f"iteration_{t}" for t in range(1, n_iterations + 1))):
@@ -171,7 +171,8 @@ def _train(
     epochs = params.epochs
     if params.max_steps is not None:
         epochs = min(epochs, params.max_steps * params.batch_size / n)
-    given: dict[str, Any] = {"n": n, "k": k, "epochs": epochs, "lora": params.lora is not None}
+    kind = {"lora": params.lora is not None, "pairs": params.preference is not None}
+    given: dict[str, Any] = {"n": n, "k": k, "epochs": epochs, **kind}
     return {
         "stage": stage,
         "prompts": n,
