@@ -8,10 +8,10 @@ from rest_pg import usage
 from rest_pg.times import (
     TIME_COLUMNS,
     Place,
+    RunTimes,
     configuration_of,
     in_words,
     places_of,
-    read_times,
     seconds_left,
     side_by_side,
 )
@@ -74,7 +74,7 @@ ESTIMATE = pd.DataFrame(
 )
 
 
-def test_estimate_and_time_side_by_side_worked_by_hand(tmp_path) -> None:
+def test_estimate_and_time_side_by_side_worked_by_hand() -> None:
     measured = pd.DataFrame(
         [
             ["a", "sft", 50.0, True],
@@ -87,15 +87,15 @@ def test_estimate_and_time_side_by_side_worked_by_hand(tmp_path) -> None:
     )
     table = side_by_side(ESTIMATE, measured).set_index("part")
     assert table.loc["sft"].tolist() == [100, 125, 1.25]
-    assert table.loc["evaluation", "estimated_seconds"] == 11
-    assert table.loc["evaluation", ["measured_seconds", "ratio"]].isna().all()  # d isn't finished
-    assert table.loc["all"].tolist() == [100, 125, 1.25]
-    assert len(read_times(tmp_path)) == 0
-    place = tmp_path / "data" / "08_reporting"
-    place.mkdir(parents=True)
-    ESTIMATE.to_csv(place / "estimate.csv", index=False)
-    measured.to_csv(place / "node_seconds.csv", index=False)
-    assert read_times(tmp_path).equals(side_by_side(ESTIMATE, measured))
+    assert table.loc["evaluation"].tolist() == [10, 9, 0.9]  # d isn't finished
+    assert table.loc["all"].tolist() == [110, 134, round(134 / 110, 3)]
+
+
+def test_the_report_reads_the_times_of_its_run(tmp_path) -> None:
+    assert RunTimes(str(tmp_path)).read().empty
+    kept = side_by_side(ESTIMATE, pd.DataFrame([["a", "sft", 50.0, True]], columns=TIME_COLUMNS))
+    kept.to_csv(tmp_path / "estimate_and_time.csv", index=False)
+    assert RunTimes(str(tmp_path)).read().equals(kept)
 
 
 class Clock:
@@ -163,6 +163,25 @@ def test_an_estimate_of_this_configuration_is_laid_beside_the_run(
     assert table["ratio"].tolist() == [2, 2]
     started = [r.fields for r in caplog.records if r.message.startswith("── ")]
     assert [event["seconds_left"] for event in started] == [None, 10]
+    catalog["estimate"] = estimate.assign(configuration="another")
+    clock.run({"sft.finetune": 20})
+    assert catalog.load("estimate_and_time").empty  # the run before's must not stand there
+
+
+def test_the_report_shows_what_is_known_when_it_is_written(monkeypatch, catalog) -> None:
+    clock = Clock(monkeypatch, catalog)
+    estimate = pd.DataFrame({"node": ["sft.finetune"], "part": ["sft"], "seconds": [10.0]})
+    catalog["estimate"] = estimate.assign(configuration=configuration_of(catalog))
+    report = Pipeline([node(lambda x: x, "sft.finetune.out", "report", name="create_report")])
+    hook = UsageHook()
+    hook.before_pipeline_run({}, SFT + report, catalog)
+    finetune, create_report = (SFT + report).nodes
+    hook.before_node_run(finetune)
+    clock.now += 20
+    hook.after_node_run(finetune)
+    assert not catalog["estimate_and_time"].exists()
+    hook.before_node_run(create_report)
+    assert catalog.load("estimate_and_time")["ratio"].tolist() == [2, 2]
 
 
 def test_where_the_log_goes_changes_no_estimate_and_a_seed_does(catalog) -> None:

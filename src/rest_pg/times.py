@@ -22,8 +22,7 @@ from rest_pg.freshness import flatten
 
 STAGES = ("data_ingestion", "reasoning_path", "sft", "self_training", "evaluation")
 """The method's pipelines, in order."""
-ESTIMATE = Path("data/08_reporting/estimate.csv")
-NODE_SECONDS = Path("data/08_reporting/node_seconds.csv")
+SIDE_BY_SIDE = "estimate_and_time.csv"
 TIME_COLUMNS = ["node", "part", "seconds", "finished"]
 """Of ``node_seconds.csv``; seconds of a node that isn't finished were spent before an interruption."""
 SIDE_BY_SIDE_COLUMNS = ["part", "estimated_seconds", "measured_seconds", "ratio"]
@@ -155,12 +154,17 @@ def configuration_of(catalog: DataCatalog) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_times(project: Path) -> pd.DataFrame:
-    """Return :func:`side_by_side` of what lies below a project's data; empty if a table is missing."""
-    tables = [project / ESTIMATE, project / NODE_SECONDS]
-    if not all(path.exists() for path in tables):
-        return pd.DataFrame(columns=SIDE_BY_SIDE_COLUMNS)
-    return side_by_side(*(pd.read_csv(path) for path in tables))
+class RunTimes:
+    """What the report says of time: what ``kedro doctor`` estimated for this run, and what it took so far."""
+
+    def __init__(self, directory: str) -> None:
+        """Read what the run at hand keeps in ``directory`` (data/08_reporting)."""
+        self._path = Path(directory, SIDE_BY_SIDE)
+
+    def read(self) -> pd.DataFrame:
+        """Return :func:`side_by_side`'s table; empty if nothing was estimated for this configuration."""
+        columns = pd.DataFrame(columns=SIDE_BY_SIDE_COLUMNS)
+        return pd.read_csv(self._path) if self._path.exists() else columns
 
 
 def side_by_side(estimate: pd.DataFrame, node_seconds: pd.DataFrame) -> pd.DataFrame:
@@ -171,22 +175,16 @@ def side_by_side(estimate: pd.DataFrame, node_seconds: pd.DataFrame) -> pd.DataF
         node_seconds: of runs: :data:`TIME_COLUMNS`.
 
     Returns:
-        A row per part, in the estimate's order: estimated and measured seconds, and measured by
-        estimated. A part of which a node isn't finished has no measured time, and doesn't count in the
-        last row, the sum.
+        A row per part, in the estimate's order, and their sum: estimated and measured seconds, and measured
+        by estimated. What isn't finished counts on neither side.
     """
     finished = node_seconds[node_seconds["finished"].astype(bool)]
-    measured = dict(zip(finished["node"], finished["seconds"], strict=True))
     rows: list[tuple[str, float, float]] = []
-    for part, own in estimate.groupby("part", sort=False):
-        whole = all(node in measured for node in own["node"])
+    for part, own in estimate[estimate["node"].isin(finished["node"])].groupby("part", sort=False):
         # small nodes count too, for which nothing was estimated
         seconds = finished.loc[finished["part"] == part, "seconds"].sum()
-        rows.append(
-            (str(part), float(own["seconds"].sum()), float(seconds) if whole else float("nan"))
-        )
+        rows.append((str(part), float(own["seconds"].sum()), float(seconds)))
     table = pd.DataFrame(rows, columns=SIDE_BY_SIDE_COLUMNS[:3])
-    sums = table.dropna().drop(columns="part").sum()
-    table.loc[len(table)] = [WHOLE, sums.iloc[0], sums.iloc[1]]
+    table.loc[len(table)] = [WHOLE, *table[SIDE_BY_SIDE_COLUMNS[1:3]].sum()]
     table["ratio"] = table["measured_seconds"] / table["estimated_seconds"].where(lambda s: s > 0)
     return table.round(3)

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from rest_pg.memory import release_memory
 from rest_pg.times import (
+    SIDE_BY_SIDE_COLUMNS,
     STAGES,
     TIME_COLUMNS,
     Place,
@@ -30,6 +31,7 @@ from rest_pg.times import (
 
 logger = logging.getLogger(__name__)
 
+_NOTHING_ESTIMATED = pd.DataFrame(columns=SIDE_BY_SIDE_COLUMNS)
 SHORT_SECONDS = 1.0
 """A node that takes less has loaded no model."""
 
@@ -83,6 +85,8 @@ class UsageHook:
         left = seconds_left(self._expected, self._measured, names[place.number - 1 :])
         fields = place.fields() | {"seconds_left": None if left is None else round(left, 1)}
         logger.info("── %s", place.describe(left), extra={"fields": fields})
+        if "report" in node.outputs:  # which shows what is known by then
+            self._lay_side_by_side()
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -158,24 +162,36 @@ class UsageHook:
             except (DatasetError, OSError) as error:  # a full disk is reported by who needs it
                 logger.warning("the nodes' times could not be kept: %s", error)
 
-    def _compare(self) -> None:
-        """Lay the estimate beside the measured times, in the log and among the run's artifacts."""
+    def _lay_side_by_side(self) -> pd.DataFrame:
+        """Keep the estimate beside the measured times of what is finished; empty if there is none."""
         assert self._catalog is not None
         estimate = self._estimate()
-        if not any(name in self._measured for name in estimate["node"]):
+        known = any(name in self._measured for name in estimate["node"])
+        table = side_by_side(estimate, self._table) if known else _NOTHING_ESTIMATED
+        if known or _is_there(
+            self._catalog, "estimate_and_time"
+        ):  # it must not stay an earlier run's
+            self._catalog.save("estimate_and_time", table)
+        return table
+
+    def _compare(self) -> None:
+        """Lay the estimate beside the measured times, in the log and among the run's artifacts."""
+        table = self._lay_side_by_side()
+        if table.empty:
             return
-        table = side_by_side(estimate, self._table)
-        self._catalog.save("estimate_and_time", table)
-        shown = table.fillna("").to_string(index=False)
         logger.info(
             "estimated by kedro doctor, and measured:\n\n%s\n",
-            shown,
+            table.fillna("").to_string(index=False),
             extra={
                 "fields": {
                     "parts": table.astype(object).where(table.notna(), None).to_dict("records")
                 }
             },
         )
+
+
+def _is_there(catalog: DataCatalog, name: str) -> bool:
+    return name in catalog and catalog.exists(name)
 
 
 def _load(catalog: DataCatalog, name: str, columns: list[str]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,6 +35,7 @@ from rest_pg.records import (
     ScoredSample,
     SelectedSample,
 )
+from rest_pg.times import TIME_COLUMNS, RunTimes, side_by_side
 
 PARAMS = EvaluationParams(
     samples_per_prompt=1,
@@ -131,7 +133,7 @@ def scored_sample(response: str) -> ScoredSample:
     return ScoredSample(sample=sample, score=Score(reward=0.4))
 
 
-def test_measure_log_and_report() -> None:
+def test_measure_log_and_report(tmp_path: Path) -> None:
     test = example(1, split="test")
     prompt = Prompt(
         example_id="e1",
@@ -171,12 +173,18 @@ def test_measure_log_and_report() -> None:
         ],
         0.5,
     )
+    times = side_by_side(
+        pd.DataFrame({"node": ["sft.finetune"], "part": ["sft"], "seconds": [40.0]}),
+        pd.DataFrame([["sft.finetune", "sft", 50.0, True]], columns=TIME_COLUMNS),
+    )
+    times.to_csv(tmp_path / "estimate_and_time.csv", index=False)
     html = create_report(
         results,
         [test],
         [profile],
         describe_data([test]),
         7,
+        RunTimes(str(tmp_path)),
         scored_sft=scored,
         scored_iteration_1=scored,
         sampling_sft={"seconds": 2.0, "tokens_per_second": 50.0},
@@ -195,6 +203,7 @@ def test_measure_log_and_report() -> None:
     assert prompt["kept"] == 1
     # of 2 + 1 + 6 + 0.5 + 0.5 seconds
     assert "<td>sft: training</td><td>6.0</td><td>60%</td><td>10</td>" in html
+    assert "<td>sft</td><td>40.0</td><td>50.0</td><td>1.25</td>" in html
     assert 'src="http' not in html
 
 

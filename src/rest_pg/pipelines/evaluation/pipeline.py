@@ -121,6 +121,7 @@ def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
                     "profiles": "profiles",
                     "data_statistics": "data_statistics",
                     "seed": "params:seed",
+                    "run_times": "run_times",
                     "fine_tuning": "sft.training_figures",
                 }
                 | of_systems

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
+from rest_pg.times import RunTimes
 
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
 
@@ -24,6 +25,7 @@ def create_report(
     profiles: Sequence[Profile],
     data_statistics: pd.DataFrame,
     seed: int,
+    run_times: RunTimes,
     **parts: Any,
 ) -> str:
     """Render the report.
@@ -34,6 +36,7 @@ def create_report(
         profiles: what was retrieved for them.
         data_statistics: what the data holds.
         seed: of the run.
+        run_times: what the run takes, beside its estimate if there is one.
         **parts: by system ``scored_<system>``, scored samples, and ``sampling_<system>``, what drawing them
             took; by iteration ``figures_<iteration>``, ``drawn_<iteration>``, all scored samples, and
             ``kept_<iteration>``, those selected; ``fine_tuning``, what SFT took.
@@ -58,6 +61,7 @@ def create_report(
         },
         figures=figures,
         costs=list_costs(parts["fine_tuning"], figures, sampling),
+        times=run_times.read().fillna("").to_dict("records"),
         browse=browse_examples(
             examples, profiles, scored, seed, system=list(scored)[-1], baseline=BASELINE
         ),
