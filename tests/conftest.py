@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
 
@@ -76,6 +77,12 @@ def build_policy(
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return PolicyCheckpoint(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Policies that no test saves must not pile up in the system's directory."""
+    tempfile.tempdir = str(tmp_path_factory.mktemp("system"))
 
 
 @pytest.fixture(scope="session")

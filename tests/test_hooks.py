@@ -13,13 +13,14 @@ from kedro.pipeline import Pipeline, node
 
 from rest_pg import hooks
 from rest_pg.backends.judges import RubricJudge
+from rest_pg.checksums import COMPLETE
 from rest_pg.config import (
     ExpectationParams,
     MaximizationParams,
     PreferenceParams,
     SelectionParams,
 )
-from rest_pg.datasets import COMPLETE, PolicyDataset
+from rest_pg.datasets import PolicyDataset
 from rest_pg.hooks import (
     InterruptedRun,
     InterruptHook,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from functools import lru_cache, partial, wraps
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,14 +21,24 @@ from kedro.utils import load_obj
 from kedro_datasets._typing import TablePreview
 from pydantic import TypeAdapter, ValidationError
 
+from rest_pg.checksums import (
+    COMPLETE,
+    AnyPath,
+    check_policy,
+    check_seal,
+    files_of,
+    is_policy,
+    is_sealed,
+    mark_complete,
+    seal_of,
+    sync,
+    write_seal,
+)
 from rest_pg.freshness import Origin
+from rest_pg.object_store import ObjectStore, open_store
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.temporary import temporary_name
 
-SEAL = ".sha256"
-"""Behind a file's name: the file with its checksum, as ``sha256sum --check`` reads it."""
-TEMPORARY = ".tmp"
-COMPLETE = "complete.json"
-"""Written last into a policy's directory: the size and SHA-256 of each of its files."""
 ORIGIN = ".origin.json"
 """Behind a file's name: the file that says what made it."""
 SHOWN_CHARACTERS = 300
@@ -46,21 +54,14 @@ def local_path(filepath: str) -> PurePosixPath:
     protocol, path = get_protocol_and_path(filepath)
     if protocol != "file":
         raise DatasetError(
-            f"{filepath} is on {protocol}://, where nothing can be renamed into its place: what is kept "
-            "here is whole or not there. Name a path of a filesystem; nodes of a cluster need one that "
-            "all of them mount."
+            f"{filepath} is on {protocol}://, and a back-end keeps its work in progress (shards, checkpoints, "
+            "embeddings) on a filesystem: name a directory; nodes of a cluster need one that all of them mount."
         )
     return PurePosixPath(path)
 
 
-class _SealedFile(AbstractVersionedDataset[Any, Any]):
-    """A file that is whole or not there, with its checksum beside it.
-
-    It is written to a temporary name, synced, sealed (``<file>.sha256``) and renamed: whatever is
-    interrupted leaves the version before. A file that doesn't match its seal is never read, and counts
-    as missing, so that ``--only-missing-outputs`` makes it anew; so does one that something else made
-    than would make it now (``<file>.origin.json`` against :attr:`origin`).
-    """
+class _Kept(AbstractVersionedDataset[Any, Any]):
+    """What is kept with its checksums, on this machine's filesystem or in an object store."""
 
     origin: Origin | None = None
     """What makes this data in the run at hand, as its hook says; none: nothing is known."""
@@ -71,10 +72,70 @@ class _SealedFile(AbstractVersionedDataset[Any, Any]):
         filepath: str,
         version: Version | None = None,
         metadata: dict[str, Any] | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
     ) -> None:
-        """Store at ``filepath``, or in versions below it."""
-        super().__init__(local_path(filepath), version, exists_function=os.path.exists)
+        """Store at ``filepath``, or in versions below it.
+
+        Args:
+            filepath: a path, or an address of an object store that fsspec knows (``s3://bucket/…``).
+            version: Kedro's.
+            metadata: Kedro's.
+            credentials: of an object store, as its fsspec class takes them.
+            fs_args: more of that class's arguments.
+        """
+        self._store, path = open_store(filepath, {**(fs_args or {}), **(credentials or {})})
+        super().__init__(
+            PurePosixPath(path),
+            version,
+            exists_function=self._has if self._store else os.path.exists,
+            glob_function=self._store.glob if self._store else None,
+        )
         self.metadata = metadata
+
+    def _has(self, path: str) -> bool:
+        """Whether the store has what makes a version valid."""
+        assert self._store is not None
+        return self._store.has(path)
+
+    def _fetch(self, store: ObjectStore, path: PurePosixPath) -> Path:
+        """Bring the copy of what the store has up to date, and return it."""
+        raise NotImplementedError
+
+    def _newest(self) -> Path:
+        """Return where the data to be loaded lie on this machine."""
+        path = self._get_load_path()
+        return Path(path) if self._store is None else self._fetch(self._store, path)
+
+    def _is_whole(self) -> bool:
+        raise NotImplementedError
+
+    def _exists(self) -> bool:
+        return self._is_whole() and (self.origin is None or self.stored_origin() == self.origin)
+
+    def stored_origin(self) -> Origin | None:
+        """Return what made the data that is there; none if that isn't known, or there is none."""
+        try:
+            return Origin.from_json(self._origin_of(self._newest()).read_text(encoding="utf-8"))
+        except (DatasetError, OSError, ValueError, TypeError):
+            return None
+
+    def _origin_of(self, path: Path) -> Path:
+        raise NotImplementedError
+
+    def _describe(self) -> dict[str, Any]:
+        path = self._store.address(self._filepath) if self._store else self._filepath
+        return {"filepath": path, "version": self._version}
+
+
+class _SealedFile(_Kept):
+    """A file that is whole or not there, with its checksum beside it.
+
+    It is written to a temporary name, synced, sealed (``<file>.sha256``) and renamed: whatever is
+    interrupted leaves the version before. A file that doesn't match its seal is never read, and counts
+    as missing, so that ``--only-missing-outputs`` makes it anew; so does one that something else made
+    than would make it now (``<file>.origin.json`` against :attr:`origin`).
+    """
 
     def _read(self, path: Path) -> Any:
         raise NotImplementedError
@@ -84,35 +145,45 @@ class _SealedFile(AbstractVersionedDataset[Any, Any]):
 
     def load(self) -> Any:
         """Return the data; raise ``DatasetError`` naming a file that is damaged."""
-        path = Path(self._get_load_path())
+        path = self._newest()
         check_seal(path)
         return self._read(path)
 
     def save(self, data: Any) -> None:
         """Write the data, all or nothing."""
-        path = Path(self._get_save_path())
+        place = self._get_save_path()
+        path = self._store.copy_of(place) if self._store else Path(place)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
         try:
             self._write(temporary, data)
             # seal and origin first: a file without them would look whole after an interruption here
-            _seal(temporary, path)
+            write_seal(temporary, path)
             _write_origin(self.origin, origin_of(path))
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        if self._store:  # in the same order
+            for part in (seal_of(place), origin_of(place), place):
+                self._store.put(part)
 
-    def _exists(self) -> bool:
+    def _fetch(self, store: ObjectStore, path: PurePosixPath) -> Path:
+        copy = store.copy_of(path)
+        if store.text(seal_of(path)) != _text(seal_of(copy)) or not is_sealed(copy):
+            for part in (path, seal_of(path)):
+                store.fetch(part, store.copy_of(part))
+        store.fetch(origin_of(path), origin_of(copy))
+        return copy
+
+    def _is_whole(self) -> bool:
         try:
-            check_seal(Path(self._get_load_path()))
-        except DatasetError:
+            return is_sealed(self._newest())
+        except DatasetError:  # there is no version
             return False
-        return self.origin is None or self.stored_origin() == self.origin
 
-    def stored_origin(self) -> Origin | None:
-        """Return what made the data that is there; none if that isn't known, or there is none."""
-        return _read_origin(self, origin_of)
+    def _origin_of(self, path: Path) -> Path:
+        return origin_of(path)
 
 
 class SealedDataset(_SealedFile):
@@ -123,11 +194,10 @@ class SealedDataset(_SealedFile):
         *,
         filepath: str,
         dataset: dict[str, Any],
-        version: Version | None = None,
-        metadata: dict[str, Any] | None = None,
+        **kept: Any,
     ) -> None:
         """Store what ``dataset`` (its type and arguments, without a path) reads and writes."""
-        super().__init__(filepath=filepath, version=version, metadata=metadata)
+        super().__init__(filepath=filepath, **kept)
         self._dataset = dataset
         shown = getattr(type(self._at(Path(filepath))), "preview", None)
         if shown is not None:
@@ -144,10 +214,10 @@ class SealedDataset(_SealedFile):
         return AbstractDataset.from_config("sealed", {**self._dataset, "filepath": str(path)})
 
     def _preview(self, *args: Any, **kwargs: Any) -> Any:
-        return self._at(Path(self._get_load_path())).preview(*args, **kwargs)
+        return self._at(self._newest()).preview(*args, **kwargs)
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "dataset": self._dataset, "version": self._version}
+        return super()._describe() | {"dataset": self._dataset}
 
 
 class RecordsDataset(_SealedFile):
@@ -161,11 +231,10 @@ class RecordsDataset(_SealedFile):
         *,
         filepath: str,
         record: str,
-        version: Version | None = None,
-        metadata: dict[str, Any] | None = None,
+        **kept: Any,
     ) -> None:
         """Store records of the class at the dotted path ``record`` in ``filepath``."""
-        super().__init__(filepath=filepath, version=version, metadata=metadata)
+        super().__init__(filepath=filepath, **kept)
         self._record = load_obj(record)
         self._adapter: TypeAdapter[Any] = TypeAdapter(self._record)
 
@@ -191,15 +260,14 @@ class RecordsDataset(_SealedFile):
 
     def preview(self, nrows: int = 10) -> TablePreview:
         """Return the first records as kedro-viz shows tables; long texts are cut."""
-        path = Path(self._get_load_path())
-        with path.open(encoding="utf-8", newline="\n") as lines:
+        with self._newest().open(encoding="utf-8", newline="\n") as lines:
             records = [json.loads(line) for line in islice(lines, nrows)]
         columns = list(records[0]) if records else []
         rows = [[_cut(record[name]) for name in columns] for record in records]
         return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": rows})
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "record": self._record, "version": self._version}
+        return super()._describe() | {"record": self._record}
 
 
 def _cut(value: Any) -> Any:
@@ -209,28 +277,7 @@ def _cut(value: Any) -> Any:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
-def seal_of(path: Path) -> Path:
-    """Return where a file's checksum stands."""
-    return path.with_name(path.name + SEAL)
-
-
-def _seal(temporary: Path, path: Path) -> None:
-    """Write the checksum of what is about to take a file's place."""
-    _sync(temporary)
-    seal = temporary_name(seal_of(path))
-    seal.write_text(f"{_digest(temporary)}  {path.name}\n", encoding="utf-8")
-    _sync(seal)
-    seal.replace(seal_of(path))
-
-
-def reseal(temporary: Path, path: Path) -> None:
-    """Put a changed file in a file's place, with its new checksum if it had one."""
-    if seal_of(path).exists():
-        _seal(temporary, path)
-    temporary.replace(path)
-
-
-def origin_of(path: Path) -> Path:
+def origin_of(path: AnyPath) -> AnyPath:
     """Return where it stands what made a file."""
     return path.with_name(path.name + ORIGIN)
 
@@ -242,107 +289,36 @@ def _write_origin(origin: Origin | None, path: Path) -> None:
         return
     temporary = temporary_name(path)
     temporary.write_text(origin.to_json(), encoding="utf-8")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
 
 
-def _read_origin(
-    dataset: AbstractVersionedDataset[Any, Any], place: Callable[[Path], Path]
-) -> Origin | None:
+def _text(path: Path) -> str | None:
     try:
-        path = place(Path(dataset._get_load_path()))
-        return Origin.from_json(path.read_text(encoding="utf-8"))
-    except (DatasetError, OSError, ValueError, TypeError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return None
 
 
-def check_seal(path: Path) -> None:
-    """Raise ``DatasetError`` unless a file matches its checksum."""
-    try:
-        expected = seal_of(path).read_text(encoding="utf-8").split()[0]
-        found = _digest(path)
-    except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path} or its checksum {seal_of(path).name} can't be read: {error}. "
-            "Run again with --only-missing-outputs: it is made anew."
-        ) from error
-    if found != expected:
-        raise DatasetError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}…, and {expected[:12]}… was saved. "
-            "Run again with --only-missing-outputs: it is made anew."
-        )
-
-
-def temporary_name(path: Path) -> Path:
-    """Return the name that a file or directory has while it is written."""
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-
-
-def sweep_temporary(root: Path) -> int:
-    """Remove what interrupted runs left half written; what a living process writes stays.
-
-    Returns:
-        How many files and directories were removed.
-    """
-    removed = 0
-    for path in root.rglob(f".*{TEMPORARY}"):
-        owner = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            removed += 1
-    return removed
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-class PolicyDataset(AbstractVersionedDataset[PolicyCheckpoint, PolicyCheckpoint]):
+class PolicyDataset(_Kept):
     """A versioned language model: a directory with safetensors, configuration and tokenizer.
 
     Saving moves the directory that the node left into place and marks it complete, last. What is
     loaded is a handle: the weights are read by the back-end that uses them.
     """
 
-    origin: Origin | None = None
-    """As in the other datasets: what makes this policy in the run at hand."""
-
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        version: Version | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        """Store policies below the directory ``filepath``."""
-        super().__init__(local_path(filepath), version, exists_function=os.path.exists)
-        self.metadata = metadata
-
     def load(self) -> PolicyCheckpoint:
         """Return the handle; raise ``DatasetError`` if a file is missing or damaged."""
-        path = Path(self._get_load_path())
+        path = self._newest()
         check_policy(path)
-        return PolicyCheckpoint(path)
+        return PolicyCheckpoint(
+            path, self._store.address(self._get_load_path()) if self._store else ""
+        )
 
     def save(self, data: PolicyCheckpoint) -> None:
         """Move ``data.path`` here, and mark it complete."""
-        target = Path(self._get_save_path())
+        place = self._get_save_path()
+        target = self._store.copy_of(place) if self._store else Path(place)
         check_is_model(data.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = temporary_name(target)
@@ -351,29 +327,52 @@ class PolicyDataset(AbstractVersionedDataset[PolicyCheckpoint, PolicyCheckpoint]
             shutil.move(data.path, partial)
             _write_origin(self.origin, partial / ORIGIN)
             mark_complete(partial)
-            if target.exists():  # without versions; a directory can't be renamed onto another
-                target.rename(replaced := temporary_name(target.with_name(f"{target.name}.old")))
-                partial.replace(target)
-                shutil.rmtree(replaced)
-            else:
-                partial.replace(target)
+            _move_into_place(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        if self._store:
+            self._store.remove(place / COMPLETE)  # of a version that is replaced
+            for name in (*files_of(target), COMPLETE):
+                self._store.put(place / name)
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "version": self._version}
+    def _has(self, path: str) -> bool:
+        return super()._has(f"{path}/{COMPLETE}")
 
-    def _exists(self) -> bool:
+    def _fetch(self, store: ObjectStore, path: PurePosixPath) -> Path:
+        copy = store.copy_of(path)
+        if store.text(path / COMPLETE) == _text(copy / COMPLETE) and is_policy(copy):
+            return copy
+        partial = temporary_name(copy)
+        shutil.rmtree(partial, ignore_errors=True)
         try:
-            check_policy(Path(self._get_load_path()))
-        except DatasetError:
-            return False
-        return self.origin is None or self.stored_origin() == self.origin
+            store.fetch(path / COMPLETE, partial / COMPLETE)
+            for name in files_of(partial):
+                store.fetch(path / name, partial / name)
+            if not is_policy(copy):  # another process may have been quicker
+                _move_into_place(partial, copy)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return copy
 
-    def stored_origin(self) -> Origin | None:
-        """Return what made the policy that is there; none if that isn't known, or there is none."""
-        return _read_origin(self, lambda path: path / ORIGIN)
+    def _is_whole(self) -> bool:
+        try:
+            return is_policy(self._newest())
+        except DatasetError:  # there is no version
+            return False
+
+    def _origin_of(self, path: Path) -> Path:
+        return path / ORIGIN
+
+
+def _move_into_place(partial: Path, target: Path) -> None:
+    """Rename a directory, in the place of another if there is one, onto which it can't be renamed."""
+    if target.exists():
+        target.rename(replaced := temporary_name(target.with_name(f"{target.name}.old")))
+        partial.replace(target)
+        shutil.rmtree(replaced)
+    else:
+        partial.replace(target)
 
 
 def check_is_model(path: Path) -> None:
@@ -385,58 +384,15 @@ def check_is_model(path: Path) -> None:
         )
 
 
-def mark_complete(path: Path) -> None:
-    """Write the size and SHA-256 of each file of a policy, synced to disk."""
-    files = {}
-    for file in sorted(path.iterdir()):
-        if file.is_file() and file.name != COMPLETE:
-            _sync(file)
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
-    with (path / COMPLETE).open("w", encoding="utf-8") as marker:
-        json.dump({"files": files}, marker, indent=2)
-        marker.flush()
-        os.fsync(marker.fileno())
+def at_hand(policy: PolicyCheckpoint) -> PolicyCheckpoint:
+    """Return a policy that can be read here: another machine's is fetched from the store that it is in.
 
-
-def check_policy(path: Path) -> None:
-    """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte."""
-    try:
-        marker = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
-        files = {name: (own["bytes"], own["sha256"]) for name, own in marker["files"].items()}
-    # a damaged marker may lack any of its names
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"{path} has no readable {COMPLETE}: it was not saved to the end. "
-            "Delete it, then run again with --only-missing-outputs."
-        ) from error
-    for name, (size, digest) in files.items():
-        file = path / name
-        found = file.stat() if file.is_file() else None
-        if found is None or found.st_size != size:
-            raise DatasetError(
-                f"{file} holds {found.st_size if found else 'no'} bytes, and {size} were "
-                "saved. Run again with --only-missing-outputs: the policy is made anew."
-            )
-        if _known_digest(file, found.st_size, found.st_mtime_ns) != digest:
-            raise DatasetError(
-                f"{file} is damaged: its SHA-256 isn't the one that was saved. "
-                "Run again with --only-missing-outputs: the policy is made anew."
-            )
-
-
-def policy_fingerprint(policy: PolicyCheckpoint) -> str:
-    """Name a policy by its content: the checksums of its files, or where it has none, its files."""
-    marker = policy.path / COMPLETE
-    if marker.is_file():
-        return hashlib.sha256(marker.read_bytes()).hexdigest()
-    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in policy.path.iterdir())
-    return json.dumps(files)
-
-
-@lru_cache(maxsize=1024)
-def _known_digest(path: Path, size: int, changed: int) -> str:
-    """Digest a large file once per process, as long as it doesn't change."""
-    return _digest(path)
+    Raises:
+        DatasetError: it isn't whole there, or can't be reached.
+    """
+    if policy.path.is_dir() or not policy.address:
+        return policy
+    return PolicyDataset(filepath=policy.address).load()
 
 
 def _with_local_directories(arguments: Any) -> Any:

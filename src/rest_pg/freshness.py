@@ -23,7 +23,17 @@ from pydantic import BaseModel
 PACKAGE = __name__.partition(".")[0]
 
 DECLARATIVE = {
-    f"{PACKAGE}.{name}" for name in ("config", "records", "datasets", "freshness", "progress")
+    f"{PACKAGE}.{name}"
+    for name in (
+        "config",
+        "records",
+        "datasets",
+        "checksums",
+        "object_store",
+        "temporary",
+        "freshness",
+        "progress",
+    )
 }
 """Modules that declare what others compute with: what is in them reaches a node as a parameter or a
 record, and a new parameter of one node shouldn't make every other node's results stale. Nor should

@@ -17,14 +17,17 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 
 from rest_pg.backends.engines import close_engines
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import ExpectationParams, MaximizationParams, SelectionParams
-from rest_pg.datasets import policy_fingerprint, sweep_temporary
 from rest_pg.freshness import Origin, content_of, flatten, origins_of, stale_reasons
 from rest_pg.inputs import InputsHook
 from rest_pg.logs import LogHook
+from rest_pg.object_store import Root, roots_of
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.temporary import sweep_temporary
 from rest_pg.usage import UsageHook
 
 PACKAGE_NAME = __name__.partition(".")[0]
@@ -83,6 +86,41 @@ class SweepHook:
         removed = sweep_temporary(Path(context.project_path) / "data")
         if removed:
             logger.info("removed %d files that an interrupted run had left half written", removed)
+
+
+class ForgetInStoresHook:
+    """Brings what is kept in object stores to where a user's texts are removed, and takes it back."""
+
+    FIRST, LAST = "list_policies", "forget_user"
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Any] = {}
+        self._fetched: list[tuple[Root, dict[str, int]]] = []
+
+    @hook_impl
+    def after_catalog_created(
+        self, conf_catalog: dict[str, Any], conf_creds: dict[str, Any]
+    ) -> None:
+        """Keep all entries: those of other pipelines, and patterns, hold the user too."""
+        self._entries = {
+            name: entry | {"credentials": conf_creds.get(entry.get("credentials", ""))}
+            for name, entry in conf_catalog.items()
+            if isinstance(entry, dict)
+        }
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Copy all that the stores have, but for weights."""
+        if node.name == self.FIRST:
+            self._fetched = [(root, root.fetch()) for root in roots_of(self._entries)]
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Put what has changed back, and remove what is gone."""
+        if node.name == self.LAST:
+            for root, before in self._fetched:
+                changed = root.put_back(before)
+                logger.info("changed or removed %d objects below %s", len(changed), root.address)
 
 
 class SelectionHook:
@@ -357,6 +395,7 @@ PROJECT_HOOKS = (
     MlflowLastHook(),
     InterruptHook(),
     SweepHook(),
+    ForgetInStoresHook(),
     EngineHook(),
     FreshnessHook(),
     SelectionHook(),

@@ -192,6 +192,8 @@ class PolicyCheckpoint:
     """
 
     path: Path
+    address: str = ""
+    """In an object store, for machines that don't have ``path``; empty: it is in none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from rest_pg.backends.protocols import (
     Reward,
     Target,
 )
+from rest_pg.checksums import check_policy
 from rest_pg.config import (
     Decoding,
     EvaluationParams,
@@ -41,7 +42,6 @@ from rest_pg.config import (
     RetrievalParams,
     ServingLimits,
 )
-from rest_pg.datasets import check_policy
 from rest_pg.pipelines.data_ingestion.nodes import retrieve_profiles
 from rest_pg.pipelines.inference.nodes import answer_requests, read_requests, to_answer
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts

@@ -13,8 +13,9 @@ from rest_pg.backends.models import load_model, whole_policy
 from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import Decoding, TrainingParams
-from rest_pg.datasets import PolicyDataset, policy_fingerprint
+from rest_pg.datasets import PolicyDataset
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 
 EXAMPLES = [

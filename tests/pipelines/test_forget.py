@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from rest_pg.backends.embeddings import digest
+from rest_pg.checksums import check_seal, mark_complete
 from rest_pg.config import ForgetParams
-from rest_pg.datasets import RecordsDataset, SealedDataset, check_seal, mark_complete
+from rest_pg.datasets import RecordsDataset, SealedDataset
 from rest_pg.pipelines.forget.nodes import forget_user, list_policies
 from rest_pg.records import Document
 

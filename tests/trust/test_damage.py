@@ -20,7 +20,8 @@ from kedro.framework.startup import bootstrap_project
 from kedro.io.core import DatasetError
 from kedro.runner import SequentialRunner
 
-from rest_pg.datasets import COMPLETE, PolicyDataset, RecordsDataset, SealedDataset
+from rest_pg.checksums import COMPLETE
+from rest_pg.datasets import PolicyDataset, RecordsDataset, SealedDataset
 from rest_pg.records import PolicyCheckpoint, Score
 
 from .conftest import POINTS, Ledger, Project, Run

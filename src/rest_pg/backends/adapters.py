@@ -11,8 +11,8 @@ from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_di
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import LoraParams
-from rest_pg.datasets import policy_fingerprint
 from rest_pg.records import PolicyCheckpoint
 
 CONFIGURATION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

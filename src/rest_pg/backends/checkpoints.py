@@ -13,7 +13,7 @@ from kedro.io.core import DatasetError
 from torch import distributed
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from rest_pg.datasets import check_policy, mark_complete
+from rest_pg.checksums import check_policy, mark_complete
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """Many machines: engines in Ray's actors, and training in Ray Train's workers (``rest-pg[cluster]``).
 
-Every node must see the project with its data/ under the same path (a shared filesystem): policies are read
-where they are used, and checkpoints where a training goes on. Actors hold the ordinary back-ends; what one was
+Every node has the project under the same path. For training it sees the same data/ too (a shared filesystem),
+where checkpoints are; for sampling and scoring it needn't, if the catalog keeps policies in an object store:
+they are read where they are used. Actors hold the ordinary back-ends; what one was
 working on when it was killed is given to its successor.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -23,9 +23,10 @@ from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.sft_training import Losses, Training
 from rest_pg.backends.workers import loopback, rank
 from rest_pg.config import Decoding
-from rest_pg.datasets import TEMPORARY
+from rest_pg.datasets import at_hand
 from rest_pg.progress import track
 from rest_pg.records import PolicyCheckpoint, Sample, Score
+from rest_pg.temporary import make_temporary_directory
 
 Work = TypeVar("Work")
 
@@ -145,8 +146,7 @@ class ClusterTrainer(SharedPromptTrainer):
         assert self._directory is not None
         place = Path(self._directory).resolve().parent
         place.mkdir(parents=True, exist_ok=True)
-        suffix = f".{os.getpid()}{TEMPORARY}"
-        return Path(tempfile.mkdtemp(prefix=".policy-", suffix=suffix, dir=place))
+        return make_temporary_directory(place)
 
 
 def _train(training: Training, project: Path) -> None:
@@ -171,10 +171,11 @@ class _Engine:
         self.engine = load_obj(description["backend"])(**description.get("arguments", {}))
 
     def call(self, method: str, *arguments: Any) -> Any:
-        policy = arguments[0]
-        if isinstance(policy, PolicyCheckpoint):
-            _check(policy.path)
-        return getattr(self.engine, method)(*arguments)
+        first, *others = arguments
+        if isinstance(first, PolicyCheckpoint):
+            first = at_hand(first)
+            _check(first.path)
+        return getattr(self.engine, method)(first, *others)
 
 
 class _Actors:

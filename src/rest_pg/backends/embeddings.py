@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from sentence_transformers import SentenceTransformer
 
-from rest_pg.datasets import SealedDataset, check_seal
+from rest_pg.checksums import check_seal
+from rest_pg.datasets import SealedDataset
 from rest_pg.progress import shows_bars
 
 EMBEDDED = "embedded"

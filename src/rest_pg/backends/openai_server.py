@@ -20,7 +20,7 @@ import requests
 from rest_pg.backends.engine_generator import EngineGenerator, EngineLevelScorer
 from rest_pg.backends.engines import Ask, Written
 from rest_pg.backends.vllm_weights import differing_weights
-from rest_pg.datasets import policy_fingerprint
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.progress import track
 from rest_pg.records import PolicyCheckpoint
 

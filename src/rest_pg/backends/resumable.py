@@ -20,8 +20,9 @@ from kedro.io.core import DatasetError
 from kedro.utils import load_obj
 
 from rest_pg.backends.protocols import Generation, GenerationRequest, Generator, Reward, Target
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import Decoding
-from rest_pg.datasets import RecordsDataset, policy_fingerprint
+from rest_pg.datasets import RecordsDataset
 from rest_pg.freshness import without_places
 from rest_pg.progress import whole
 from rest_pg.records import PolicyCheckpoint, Sample, Score

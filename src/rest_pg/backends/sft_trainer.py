@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from rest_pg.backends.prefix_attention import unsupported_reason
 from rest_pg.backends.sft_training import Losses, Strategy, Training, n_steps
 from rest_pg.backends.training_rows import check_weights, tokenize_rows
 from rest_pg.backends.workers import run_in_workers
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import TrainingParams
-from rest_pg.datasets import policy_fingerprint
 from rest_pg.records import PolicyCheckpoint, TrainingExample
+from rest_pg.temporary import make_temporary_directory
 
 
 class SharedPromptTrainer:
@@ -129,7 +129,7 @@ class SharedPromptTrainer:
 
     def _make_target(self) -> Path:
         """Make the temporary directory that the policy is written to."""
-        return Path(tempfile.mkdtemp(prefix="rest-pg-policy-"))
+        return make_temporary_directory()
 
     def _check_workers(self, params: TrainingParams) -> None:
         if params.batch_size % self._world_size:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rest_pg.backends.adapters import base_of, is_adapters
 from rest_pg.backends.vllm_worker import Digests, digest
-from rest_pg.datasets import policy_fingerprint
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.records import PolicyCheckpoint
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)

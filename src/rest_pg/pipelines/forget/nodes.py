@@ -17,9 +17,10 @@ from typing import Any
 import pandas as pd
 
 from rest_pg.backends.embeddings import digest
+from rest_pg.checksums import COMPLETE, reseal, seal_of
 from rest_pg.config import ForgetParams
-from rest_pg.datasets import COMPLETE, reseal, seal_of, temporary_name
 from rest_pg.pipelines.forget.databases import MLFLOW_DATABASE, remove_traces
+from rest_pg.temporary import temporary_name
 from rest_pg.text import words
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
 
 from rest_pg import __version__
 from rest_pg.backends.protocols import Generator, Retriever, Reward
+from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import (
     EvaluationParams,
     PromptParams,
@@ -27,7 +28,6 @@ from rest_pg.config import (
     RetrievalParams,
     ShipParams,
 )
-from rest_pg.datasets import policy_fingerprint
 from rest_pg.records import Answer, Example, PolicyCheckpoint
 from rest_pg.serving import BackendSettings, Writer, WriterSettings
 from rest_pg.statistics import bootstrap_mean
