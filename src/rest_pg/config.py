@@ -165,7 +165,10 @@ class SelectionParams(Params):
     """Weight of a kept sample in the loss (the paper: reward; at its τ = 1.0 that is uniform)."""
     rejected_per_prompt: int = Field(default=0, ge=0)
     """Samples of a prompt that go along with its best, for ``maximization.preference`` (the paper: none):
-    first those that did not end or can't be parsed, then the worst."""
+    first those that can't be kept, then the worst."""
+    reject_loops: bool = True
+    """Whether a response that says four words four times or more can't be kept, as one that did not end or can't
+    be parsed never is (the paper doesn't say); false for users who write so, in songs or forms."""
 
     @property
     def learnt_per_prompt(self) -> int:

@@ -47,11 +47,12 @@ class ObjectStore:
         return COPIES.absolute() / self.protocol / str(path).lstrip("/")
 
     def has(self, path: object) -> bool:
-        """Whether there is such an object."""
+        """Whether there is such an object now: others may have written since the last question."""
+        self.files.invalidate_cache()
         return bool(self.files.exists(str(path)))
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that fit a pattern now: others may have written since the last question."""
+        """Return the paths that fit a pattern now."""
         self.files.invalidate_cache()
         return [str(path) for path in self.files.glob(pattern)]
 

@@ -88,20 +88,20 @@ def test_nothing_above_the_threshold_names_value_limit_and_remedy() -> None:
 def test_the_control_keeps_as_many_per_prompt_whatever_their_reward() -> None:
     samples = [scored(i, i / 10, example_id=e) for e in "ab" for i in range(6)]
     best = select_samples(samples, params(threshold=0.0), 1)
-    draws = {seed: select_matched(samples, best, seed) for seed in range(12)}
+    draws = {seed: select_matched(samples, best, params(), seed) for seed in range(12)}
     for kept in draws.values():
         assert sorted(s.sample.example_id for s in kept) == ["a", "a", "b", "b"]
     rewards = [s.reward for kept in draws.values() for s in kept]
     # 48 draws from 0, 0.1 … 0.5, and not only the best
     assert len(set(rewards)) == 6
-    again = select_matched(samples[::-1], best[::-1], 3)
+    again = select_matched(samples[::-1], best[::-1], params(), 3)
     assert {s.sample for s in again} == {s.sample for s in draws[3]}
 
 
 def test_the_control_leaves_out_what_could_not_be_learnt() -> None:
     best = select_samples([scored(i, 0.9) for i in range(2)], params(), 1)
     own = [scored(0, 0.1), scored(1, 0.9, finished=False), scored(2, 0.9, malformed="no_bridge")]
-    assert [s.sample.sample_index for s in select_matched(own, best, 1)] == [0]
+    assert [s.sample.sample_index for s in select_matched(own, best, params(), 1)] == [0]
 
 
 def test_seeds_depend_on_what_is_drawn() -> None:
@@ -141,10 +141,22 @@ def test_what_was_cut_off_or_malformed_is_rejected_before_the_worst_whatever_its
     assert [s.sample.sample_index for s in pairs] == [0]
 
 
+def test_a_loop_is_rejected_before_the_worst_unless_users_write_so() -> None:
+    loop = "we sail at dawn " * 4  # four words, four times
+    samples = [scored(0, 0.9, loop), scored(1, 0.6), scored(2, 0.1), scored(3, 0.8, loop[:-16])]
+    chosen = {"threshold": 0.0, "max_per_prompt": 1, "rejected_per_prompt": 1}
+    pair = keep_best(samples, params(**chosen), seed=1)
+    assert [(s.sample.sample_index, s.weight) for s in pair] == [(3, 1.0), (0, -1.0)]
+    pair = keep_best(samples, params(**chosen, reject_loops=False), seed=1)
+    assert [(s.sample.sample_index, s.weight) for s in pair] == [(0, 1.0), (2, -1.0)]
+    control = [select_matched(samples, pair, params(), seed) for seed in range(8)]
+    assert all(s.sample.sample_index for kept in control for s in kept if s.weight > 0)
+
+
 def test_the_control_of_pairs_has_pairs_whatever_their_reward() -> None:
     samples = [scored(i, i / 10) for i in range(6)]
     pairs = select_samples(samples, params(threshold=0.0, rejected_per_prompt=1), 1)
-    draws = [select_matched(samples, pairs, seed) for seed in range(12)]
+    draws = [select_matched(samples, pairs, params(), seed) for seed in range(12)]
     assert all([s.weight for s in kept] == [1.0, 1.0, -1.0] for kept in draws)
     assert all(len({s.sample.sample_index for s in kept}) == 3 for kept in draws)
     assert any(kept[0].reward < kept[2].reward for kept in draws)

@@ -28,6 +28,7 @@ SAMPLING = {"n": 4, "m": 8, "prompt": 256, "output": 64}
 SAMPLING_SIZES = {"n": (2, 8), "m": (4, 16), "prompt": (128, 512), "output": (32, 128)}
 TRAINING = {"n": 4, "k": 2, "prompt": 256, "output": 150}
 TRAINING_SIZES = {"n": (2, 8), "k": (1, 4), "prompt": (128, 512), "output": (75, 300)}
+ITERATIONS = (1, 2, 3)
 LORA = TrainingParams.model_validate(
     {
         "epochs": 1,
@@ -62,7 +63,21 @@ def run(repeats: int) -> list[Comparison]:
         measured = statistics.median(_train(**case) for _ in range(repeats))
         estimate = start + _training_operations(size, case) / rate
         rows.append(_row("training", case, measured, estimate))
+    # an EM iteration loads its models anew, so T of them are T times one
+    n, m, prompt_tokens, output = _sizes(SAMPLING)
+    shards = [[output] * n * m]
+    once = start + _training_operations(size, TRAINING) / rate
+    once += sampling_seconds(
+        size, rates, n=n, prompt=prompt_tokens, shards=shards, max_rows=MAX_ROWS
+    )
+    for t in ITERATIONS:
+        seconds = statistics.median(_iterate(t) for _ in range(repeats))
+        rows.append(_row("iterations", {"T": t}, seconds, t * once))
     return rows
+
+
+def _iterate(t: int) -> float:
+    return sum(_sample(**SAMPLING) + _train(**TRAINING) for _ in range(t))
 
 
 def calibrate(size: ModelSize, prompt: int = 384, output: int = 33) -> Rates:

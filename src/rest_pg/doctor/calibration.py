@@ -10,7 +10,7 @@ import inspect
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +24,7 @@ from rest_pg.backends.protocols import (
     Reward,
     Trainer,
 )
-from rest_pg.config import Decoding, TrainingParams
+from rest_pg.config import Decoding, SelectionParams, TrainingParams
 from rest_pg.cost import ModelSize, Rates, Step, Trial, fit_rates, training_operations
 from rest_pg.pipelines.evaluation.nodes import measure_samples
 from rest_pg.pipelines.self_training.nodes import score_samples
@@ -222,6 +222,41 @@ def measure_training(
         return 0.0, len(chosen) * row / seconds
     each = (ends[-1] - ends[0]) / (len(ends) - 1)
     return max(seconds - len(ends) * each, 0.0), row / each
+
+
+def try_longest_batch(
+    trainer: Trainer,
+    policy: PolicyCheckpoint,
+    examples: Sequence[TrainingExample],
+    tokenizer: PreTrainedTokenizerBase,
+    params: TrainingParams,
+    selection: SelectionParams,
+    longest: int,
+) -> None:
+    """Take one step of an M-step's heaviest batch, so that its memory shows.
+
+    Args:
+        trainer: as it is configured.
+        policy: the base policy.
+        examples: of SFT; the longest prompts are taken.
+        tokenizer: the policy's.
+        params: of the M-step.
+        selection: how many samples of a prompt are learnt.
+        longest: tokens of a sample, at most: all of them have so many here.
+    """
+    sizes = {e.example_id: count_tokens(tokenizer, e.prompt) for e in examples}
+    chosen = sorted(examples, key=lambda e: -sizes[e.example_id])[: params.batch_size]
+    longest = min(longest, params.max_tokens - max(sizes[e.example_id] for e in chosen)) - 1
+    rows = []
+    for example in chosen:
+        ids = tokenizer(example.completion * longest, truncation=True, max_length=longest)
+        text = tokenizer.decode(ids["input_ids"], skip_special_tokens=True)
+        for number in range(selection.learnt_per_prompt):
+            sign = 1 if number < selection.max_per_prompt else -1
+            rows.append(replace(example, completion=text, weight=float(sign), finished=sign > 0))
+    short = params.model_copy(update={"epochs": 1, "max_steps": 1})
+    trained, _ = trainer.train(policy, rows, short, 0)
+    shutil.rmtree(trained.path, ignore_errors=True)
 
 
 def measure_scoring(

@@ -31,6 +31,7 @@ from rest_pg.doctor.calibration import (
     measure_sampling,
     measure_scoring,
     measure_training,
+    try_longest_batch,
 )
 from rest_pg.doctor.estimate import Lengths, Workload, by_part, estimate
 from rest_pg.doctor.findings import Finding, histogram, ok
@@ -260,6 +261,15 @@ class Examination:
             rehearsal.sft_examples,
             self._tokenizer,
             values["sft"],
+        )
+        try_longest_batch(
+            trainer,
+            rehearsal.policy,
+            rehearsal.sft_examples,
+            self._tokenizer,
+            values["maximization"],
+            values["selection"],
+            values["expectation"].decoding.max_new_tokens,
         )
         scoring, measuring = measure_scoring(
             reward, rehearsal.prompts, rehearsal.outputs["profiles"], m

@@ -177,7 +177,10 @@ def select_samples(
 
 
 def select_matched(
-    scored_samples: Sequence[ScoredSample], matched_samples: Sequence[SelectedSample], seed: int
+    scored_samples: Sequence[ScoredSample],
+    matched_samples: Sequence[SelectedSample],
+    params: SelectionParams,
+    seed: int,
 ) -> list[SelectedSample]:
     """Select at random, per prompt, as many samples as another selection kept: its control.
 
@@ -187,6 +190,7 @@ def select_matched(
     Args:
         scored_samples: of all prompts.
         matched_samples: what the other selection kept.
+        params: as the other's; of them, what can't be kept.
         seed: of the draw.
     """
     by_example: defaultdict[str, list[ScoredSample]] = defaultdict(list)
@@ -197,7 +201,7 @@ def select_matched(
     selected = [
         s
         for example_id, n in wanted.items()
-        for s in keep_any(by_example[example_id], n, seed, rejected[example_id])
+        for s in keep_any(by_example[example_id], n, params, seed, rejected[example_id])
     ]
     logger.info(
         "kept %d samples at random, to match %d kept elsewhere",

@@ -23,7 +23,7 @@ SHARED = {"prompts", "generator", "reward", "trainer", "base_policy"}
 PARAMETERS = {"expectation", "selection", "maximization", "response_format", "seed"}
 SELECTION: dict[Selection, tuple[str, ...]] = {
     "reward": ("scored_samples", "params:selection", "params:seed"),
-    "matched": ("scored_samples", "matched_samples", "params:seed"),
+    "matched": ("scored_samples", "matched_samples", "params:selection", "params:seed"),
 }
 """What each kind of selection reads."""
 
@@ -159,7 +159,7 @@ def create_matched_pipeline(n_iterations: int) -> Pipeline:
                 namespace=f"iteration_{t}",
                 inputs=inputs | {"matched_samples": f"matched_samples_{t}"},
                 outputs={"next_policy": f"policy_{t}"},
-                parameters=PARAMETERS - {"selection"} - ({"expectation"} if t == 1 else set()),
+                parameters=PARAMETERS - ({"expectation"} if t == 1 else set()),
             )
         )
     return sum(iterations, Pipeline([]))
