@@ -4,18 +4,26 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
 import pytest
 from conftest import build_policy
+from kedro.config import OmegaConfigLoader
+from kedro.framework.context import KedroContext
+from kedro.framework.project import pipelines
+from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from pluggy import PluginManager
 
 from rest_pg import hooks
 from rest_pg.backends.judges import RubricJudge
 from rest_pg.checksums import COMPLETE
 from rest_pg.config import (
+    ExampleParams,
     ExpectationParams,
+    LongLampParams,
     MaximizationParams,
     PreferenceParams,
     SelectionParams,
@@ -33,6 +41,7 @@ from rest_pg.hooks import (
     git_commit,
 )
 from rest_pg.mlflow_datasets import DescriptionDataset
+from rest_pg.settings import CONFIG_LOADER_ARGS
 from rest_pg.sources import DocumentsDataset
 
 
@@ -224,3 +233,25 @@ def test_a_threshold_that_keeps_nothing_is_refused_before_any_work(
             SelectionHook().before_pipeline_run(pipeline, catalog)
     else:
         SelectionHook().before_pipeline_run(pipeline, catalog)
+
+
+@pytest.mark.parametrize(("env", "typed"), [("longlamp", True), ("tests", False)])
+def test_parameters_are_typed_by_the_pipelines_of_their_environment(
+    env, typed, monkeypatch
+) -> None:
+    """Whatever pipelines were there before the session knew its environment."""
+    project = Path(__file__).parents[1]
+    monkeypatch.setattr(RunParameters, "values", None)
+    monkeypatch.chdir(project)
+    bootstrap_project(project)
+    assert "create_examples" in {node.name for node in pipelines["data_ingestion"].nodes}
+    context = KedroContext(
+        project_path=project,
+        config_loader=OmegaConfigLoader(str(project / "conf"), env=env, **CONFIG_LOADER_ARGS),
+        env=env,
+        package_name="rest_pg",
+        hook_manager=PluginManager("kedro"),
+    )
+    ParametersHook().after_context_created(context)
+    assert isinstance(context.params.get("longlamp"), LongLampParams) is typed
+    assert isinstance(context.params["examples"], ExampleParams) is not typed

@@ -51,10 +51,12 @@ class ParametersHook:
     def after_context_created(self, context: KedroContext) -> None:
         """Keep the parameters, and have the pipelines built by them.
 
-        The command line may have built them already, before it knew the environment.
+        The command line may have built them already, before it knew the environment; and Kedro types
+        parameters by the pipelines that it has when it is asked first.
         """
-        RunParameters.values = dict(context.params)
+        RunParameters.values = dict(context.config_loader["parameters"])
         pipelines.configure(f"{PACKAGE_NAME}.pipeline_registry")
+        RunParameters.values = dict(context.params)
 
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog) -> None:

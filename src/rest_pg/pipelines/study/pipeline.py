@@ -168,7 +168,7 @@ def _self_train_matched(n_iterations: int) -> Pipeline:
         create_matched_pipeline(n_iterations),
         namespace="random_selection",
         inputs=inputs | first | matched | {"policy_0": "sft_reasoning.policy_0"},
-        parameters={"maximization", "response_format", "seed"}
+        parameters={"selection", "maximization", "response_format", "seed"}
         | ({"expectation"} if draws else set()),
     )
 
