@@ -71,13 +71,13 @@ def run(repeats: int) -> list[Comparison]:
         size, rates, n=n, prompt=prompt_tokens, shards=shards, max_rows=MAX_ROWS
     )
     for t in ITERATIONS:
-        seconds = statistics.median(_iterate(t) for _ in range(repeats))
-        rows.append(_row("iterations", {"T": t}, seconds, t * once))
+        measured = statistics.median(_iterate(t) for _ in range(repeats))
+        rows.append(_row("iterations", {"T": t}, measured, t * once))
     return rows
 
 
 def _iterate(t: int) -> float:
-    return sum(_sample(**SAMPLING) + _train(**TRAINING) for _ in range(t))
+    return sum((_sample(*_sizes(SAMPLING)) + _train(**TRAINING) for _ in range(t)), 0.0)
 
 
 def calibrate(size: ModelSize, prompt: int = 384, output: int = 33) -> Rates:

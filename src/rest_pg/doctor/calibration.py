@@ -250,7 +250,7 @@ def try_longest_batch(
     rows = []
     for example in chosen:
         ids = tokenizer(example.completion * longest, truncation=True, max_length=longest)
-        text = tokenizer.decode(ids["input_ids"], skip_special_tokens=True)
+        text = str(tokenizer.decode(ids["input_ids"], skip_special_tokens=True))
         for number in range(selection.learnt_per_prompt):
             sign = 1 if number < selection.max_per_prompt else -1
             rows.append(replace(example, completion=text, weight=float(sign), finished=sign > 0))
