@@ -9,20 +9,29 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from conftest import build_tokenizer
 from kedro.framework.project import configure_project, pipelines
 from kedro.pipeline import Pipeline, node
 from trust.conftest import Project
 
 from rest_pg import cli
-from rest_pg.config import EvaluationParams, ExpectationParams, MaximizationParams, TrainingParams
+from rest_pg.config import (
+    EvaluationParams,
+    ExpectationParams,
+    MaximizationParams,
+    PreferenceParams,
+    SelectionParams,
+    TrainingParams,
+)
 from rest_pg.cost import ModelSize, Rates
 from rest_pg.doctor import machine
-from rest_pg.doctor.calibration import Batch, Linear, Speed
+from rest_pg.doctor.calibration import Batch, Linear, Speed, try_longest_batch
 from rest_pg.doctor.estimate import Lengths, Workload, by_part, estimate, expected_lengths
 from rest_pg.doctor.findings import Finding, histogram, lay_out, ok
 from rest_pg.hooks import RunParameters
 from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
 from rest_pg.pipelines.sft.nodes import finetune
+from rest_pg.records import PolicyCheckpoint, TrainingExample
 from rest_pg.times import places_of
 from rest_pg.wiring import bind
 
@@ -320,3 +329,52 @@ def test_a_former_run_s_lengths_and_shards_count() -> None:
     assert table.loc["iteration_1.sample_responses", "seconds"] == 1 + 2 + 1 + 4 + 6 * 8 / 4
     # no former run of the second: 2, 2 and 2, 3: 1 and 2 steps
     assert table.loc["iteration_2.sample_responses", "seconds"] == 1 + 2 + 1.5 + 5 + 12
+
+
+def test_an_m_step_s_heaviest_batch_is_tried(tmp_path) -> None:
+    """Two prompts a step, of each one kept and one rejected sample as long as a sample may be."""
+    examples = [
+        TrainingExample(example_id=str(i), prompt="p" * i, completion="word ") for i in range(1, 5)
+    ]
+    params = MaximizationParams(
+        epochs=1,
+        batch_size=2,
+        learning_rate=1e-3,
+        max_tokens=40,
+        start="previous",
+        preference=PreferenceParams(beta=0.1, likelihood=0.2),
+    )
+    selection = SelectionParams(
+        threshold=0.0,
+        relative_to="prompt_mean",
+        max_per_prompt=1,
+        weighting="uniform",
+        rejected_per_prompt=1,
+    )
+    asked = {}
+
+    class Trainer:
+        def train(self, policy, rows, params, seed):
+            asked.update(rows=rows, params=params)
+            written = tmp_path / "written"
+            written.mkdir()
+            return PolicyCheckpoint(written), {}
+
+    def try_batch(longest: int) -> list[tuple[str, int, float, bool]]:
+        try_longest_batch(
+            Trainer(),
+            PolicyCheckpoint(tmp_path),
+            examples,
+            build_tokenizer(),
+            params,
+            selection,
+            longest,
+        )
+        return [(e.example_id, len(e.completion), e.weight, e.finished) for e in asked["rows"]]
+
+    # 12 tokens with the end token, of a byte each
+    one, other = (11, 1.0, True), (11, -1.0, False)
+    assert try_batch(12) == [("4", *one), ("4", *other), ("3", *one), ("3", *other)]
+    assert asked["params"].max_steps == 1
+    assert not (tmp_path / "written").exists()
+    assert {length for _, length, *_ in try_batch(99)} == {40 - 4 - 1}  # within max_tokens
