@@ -121,6 +121,8 @@ class TrainingExample:
     """In the loss; below 0: what the policy should move away from, in training on preferences."""
     finished: bool = True
     """Whether the end token belongs to it: not to a rejected sample that the token budget cut off."""
+    fixed: tuple[str, ...] = ()
+    """Its parts that the format sets, in order: no choice of the policy, so pairs say nothing of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,14 @@ def open_response(reasoning_path: str, response_format: ResponseFormat) -> str:
     return "".join(f"{line}\n" for line in (lead_in, reasoning_path.strip(), bridge) if line)
 
 
+def fixed_parts(response_format: ResponseFormat) -> tuple[str, ...]:
+    """Return the sentences that every completion has, in order."""
+    if not response_format.reasoning:
+        return ()
+    parts = response_format.lead_in.strip(), response_format.bridge.strip()
+    return tuple(part for part in parts if part)
+
+
 def parse_generation(generation: Generation, response_format: ResponseFormat) -> Sample:
     """Split what the policy wrote into its parts, strictly.
 

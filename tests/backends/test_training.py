@@ -152,27 +152,54 @@ PREFERENCE = PARAMS.model_copy(
 )
 
 
+# of the completions below: none, or what stands first in each, but for one that lacks it
+FORMAT = [[True, False, False], [True, False], [False] * 4]
+
+
+@pytest.mark.parametrize("fixed", [None, FORMAT])
 @pytest.mark.parametrize("per_token", [False, True])
-def test_the_preference_loss_is_dpos_over_separate_rows(policy, per_token: bool) -> None:
+def test_the_preference_loss_is_dpos_over_separate_rows(policy, per_token: bool, fixed) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         policy.path, dtype=torch.float32, attn_implementation=ATTENTION
     )
     prompt, completions = [9, 10, 11], [[11, 12, 1], [13, 1], [14, 15, 16, 1]]
     start = [8.0, 5.0, 9.5]
-    row = collate_row(Row(prompt, completions, [1.0, 1.0, -1.0]))
+    row = collate_row(Row(prompt, completions, [1.0, 1.0, -1.0], fixed))
     params = PreferenceParams(beta=0.5, likelihood=0.25, per_token=per_token)
     loss = preference_loss(model, row | {"start_losses": torch.tensor(start)}, params)
     model.set_attn_implementation("eager")
-    gains, n_tokens, total = [], 0, 0.0
-    for completion, before in zip(completions, start, strict=True):
+    gains, n_tokens, total, of_format = [], 0, 0.0, 0.0
+    for number, (completion, before) in enumerate(zip(completions, start, strict=True)):
         logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, 2:-1]
-        log_p = torch.log_softmax(logits, -1)[range(len(completion)), completion].sum()
-        gains.append((log_p + before) / (len(completion) if per_token else 1))
+        log_p = torch.log_softmax(logits, -1)[range(len(completion)), completion]
+        first = int(fixed is not None and fixed[number][0])  # so many tokens are the format's
+        varied = log_p[first:].sum()
+        gains.append((varied + before) / (len(completion) - first if per_token else 1))
         if completion != completions[-1]:
-            n_tokens, total = n_tokens + len(completion), total - log_p
+            n_tokens, total = n_tokens + len(completion), total - log_p.sum()
+            of_format = of_format - log_p[:first].sum()
     margins = [0.5 * (gains[i] - gains[2]) for i in (0, 1)]
     expected = sum(torch.log1p(torch.exp(-m)) for m in margins) / 2 + 0.25 * total / n_tokens
+    expected = expected + 0.5 * of_format / 2
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_format_s_tokens_are_found_where_they_first_stand(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)  # a token a byte
+    fixed = ("Style:", "So:")
+    texts = ["Style: a So: b So: c", "a So: b", "Style: a"]
+    examples = [
+        TrainingExample(example_id="a", prompt="<s>", completion=text, weight=w, fixed=fixed)
+        for text, w in zip(texts, (1.0, -1.0, -1.0), strict=True)
+    ]
+    (row,) = tokenize_rows(tokenizer, examples, 64)
+    found = [
+        "".join(c for c, is_fixed in zip(text, own[:-1], strict=True) if is_fixed)
+        for text, own in zip(texts, row["fixed"], strict=True)
+    ]
+    assert found == ["Style:So:", "So:", "Style:"]
+    assert not any(own[-1] for own in row["fixed"])  # the end token is the policy's choice
+    assert row["fixed"][0][15:18] == [False] * 3  # nor is a second bridge the format's
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])

@@ -30,10 +30,10 @@ from rest_pg.backends.models import (
 from rest_pg.backends.sft_loop import Progress, SharedPromptSFTTrainer
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
-    Row,
     collate,
     collate_row,
     completion_losses,
+    row_of,
     token_losses,
     weighted_loss,
 )
@@ -218,7 +218,7 @@ def _add_start_losses(
     found: list[list[float]] = []
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
         for row in tracked(rows[rank() :: world_size()], "reading pairs", "prompt"):
-            inputs = collate_row(Row(row["prompt"], row["completions"], row["weights"]))
+            inputs = collate_row(row_of(row))
             inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
             found.append(completion_losses(token_losses(model, inputs), inputs).tolist())
     model.train()
@@ -233,8 +233,7 @@ def _add_start_losses(
 def _try_longest(model: Any, rows: Sequence[dict[str, Any]], share: bool, bfloat16: bool) -> None:
     """Work once through the longest row: lack of memory shows before an hour is spent."""
     longest = max(rows, key=lambda row: len(row["prompt"]) + sum(map(len, row["completions"])))
-    row = Row(longest["prompt"], longest["completions"], longest["weights"])
-    inputs = collate_row(row, plain=not share)
+    inputs = collate_row(row_of(longest), plain=not share)
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
         weighted_loss(model, inputs, None).backward()

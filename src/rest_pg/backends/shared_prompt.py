@@ -11,7 +11,7 @@ The attention function is registered with transformers' attention interface: it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -35,6 +35,8 @@ class Row:
     prompt: list[int]
     completions: list[list[int]]
     weights: list[float]
+    fixed: list[list[bool]] | None = None
+    """Of each completion's tokens, whether the format sets them; none: of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def collate_row(row: Row, *, plain: bool = False) -> dict[str, Tensor]:
         ValueError: several completions in a plain row, which would see each other.
 
     Returns:
-        What :func:`lay_out` returns, and ``weights`` [1, t] of the labels.
+        What :func:`lay_out` returns, ``weights`` [1, t] of the labels, and ``fixed`` [1, t] if the row says so.
     """
     if plain and len(row.completions) != 1:
         raise ValueError(f"a plain row holds one completion, not {len(row.completions)}")
@@ -106,7 +108,19 @@ def collate_row(row: Row, *, plain: bool = False) -> dict[str, Tensor]:
         for completion, weight in zip(row.completions, row.weights, strict=True)
         for _ in completion
     ]
+    if row.fixed:
+        inputs["fixed"] = torch.tensor([[own for completion in row.fixed for own in completion]])
     return {**inputs, "weights": torch.tensor([weights])}
+
+
+def row_of(feature: Mapping[str, Any]) -> Row:
+    """Return what :func:`~rest_pg.backends.training_rows.tokenize_rows` says of a row."""
+    return Row(
+        prompt=feature["prompt"],
+        completions=feature["completions"],
+        weights=feature["weights"],
+        fixed=feature.get("fixed"),
+    )
 
 
 def collate(features: Sequence[dict[str, Any]], *, plain: bool = False) -> dict[str, Tensor]:
@@ -115,8 +129,7 @@ def collate(features: Sequence[dict[str, Any]], *, plain: bool = False) -> dict[
     Of a row with ``learnt`` false no token counts.
     """
     (feature,) = features
-    row = Row(feature["prompt"], feature["completions"], feature["weights"])
-    inputs = collate_row(row, plain=plain)
+    inputs = collate_row(row_of(feature), plain=plain)
     if not feature["learnt"]:
         inputs["labels"].fill_(IGNORED)
     if "start_losses" in feature:
@@ -238,28 +251,34 @@ def preference_loss(model: Any, inputs: dict[str, Tensor], params: PreferencePar
     A completion's score is ``beta`` times what its log-likelihood gained since the start, in all or per
     token; a pair costs the negative log-sigmoid of the chosen one's score less the rejected one's. The
     loss is the mean over all pairs, plus ``likelihood`` times the chosen ones' negative log-likelihood
-    per token.
+    per token. Tokens that the format sets are left out of the scores, where a rejected completion would push them
+    down; those of chosen ones are learnt by likelihood, as strongly as a pair pulls (``beta`` a token).
 
     Args:
         model: as in :func:`completion_logits`.
-        inputs: what :func:`collate_row` returns, and ``start_losses`` [k]: each completion's
-            negative log-likelihood under the policy that training starts from.
+        inputs: what :func:`collate_row` returns, and ``start_losses`` [k]: what
+            :func:`completion_losses` were under the policy that training starts from.
         params: ``beta``, ``per_token`` and ``likelihood``.
     """
     losses, weights = token_losses(model, inputs), inputs["weights"][0]
-    whole = completion_losses(losses, inputs)
     lengths = _completion_lengths(inputs)
     chosen = torch.stack([own[0] > 0 for own in weights.split(lengths)])
-    scores = params.beta * (inputs["start_losses"] - whole)
+    scores = params.beta * (inputs["start_losses"] - completion_losses(losses, inputs))
     if params.per_token:
-        scores = scores / torch.tensor(lengths, device=scores.device)
+        scores = scores / completion_losses(torch.ones_like(losses), inputs).clamp(min=1)
     margins = scores[chosen][:, None] - scores[~chosen][None, :]
     pairs = -nn.functional.logsigmoid(margins).mean() if margins.numel() else losses.sum() * 0
-    return pairs + params.likelihood * losses[weights > 0].mean()
+    loss = pairs + params.likelihood * losses[weights > 0].mean()
+    if "fixed" in inputs:
+        of_format = losses[inputs["fixed"][0] & (weights > 0)]
+        loss = loss + params.beta * of_format.sum() / chosen.sum()
+    return loss
 
 
 def completion_losses(losses: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-    """Sum the tokens' losses [t] of each completion, [k]."""
+    """Sum the tokens' losses [t] of each completion, [k], without those that the format sets."""
+    if "fixed" in inputs:
+        losses = losses.masked_fill(inputs["fixed"][0], 0.0)
     return torch.stack([own.sum() for own in losses.split(_completion_lengths(inputs))])
 
 

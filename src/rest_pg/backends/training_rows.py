@@ -28,7 +28,12 @@ def tokenize_rows(
     rows: dict[Any, dict[str, Any]] = {}
     for number, example in enumerate(examples):
         prompt = tokenizer(example.prompt, add_special_tokens=False, verbose=False).input_ids
-        completion = tokenizer(example.completion, add_special_tokens=False, verbose=False)
+        completion = tokenizer(
+            example.completion,
+            add_special_tokens=False,
+            verbose=False,
+            return_offsets_mapping=bool(example.fixed),
+        )
         ids = [*completion.input_ids, *([tokenizer.eos_token_id] if example.finished else [])]
         if len(prompt) + len(ids) > max_tokens:
             raise ValueError(
@@ -41,7 +46,25 @@ def tokenize_rows(
         row = rows.setdefault(key, empty)
         row["completions"].append(ids)
         row["weights"].append(float(example.weight))
+        if any(one.fixed for one in examples):
+            spans = _spans(example) if example.fixed else []
+            fixed = [
+                any(start < end_of and end > start_of for start_of, end_of in spans)
+                for start, end in completion.get("offset_mapping", [])
+            ]
+            row.setdefault("fixed", []).append(fixed + [False] * (len(ids) - len(fixed)))
     return list(rows.values())
+
+
+def _spans(example: TrainingExample) -> list[tuple[int, int]]:
+    """Return where the fixed parts first stand in a completion, one behind the other."""
+    found, end = [], 0
+    for part in example.fixed:
+        start = example.completion.find(part, end)
+        if start >= 0:  # a rejected sample may lack it
+            end = start + len(part)
+            found.append((start, end))
+    return found
 
 
 def fillers(rows: Sequence[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
@@ -57,6 +80,8 @@ def fillers(rows: Sequence[dict[str, Any]], workers: int) -> list[dict[str, Any]
         "weights": [0.0],
         "learnt": False,
     }
+    if "fixed" in first:
+        filler["fixed"] = [[False]]
     return [filler] * (-len(rows) % workers)
 
 

@@ -26,7 +26,7 @@ from rest_pg.records import (
     SelectedSample,
     TrainingExample,
 )
-from rest_pg.responses import format_completion, parse_generation
+from rest_pg.responses import fixed_parts, format_completion, parse_generation
 from rest_pg.tracking import to_metric_history
 
 logger = logging.getLogger(__name__)
@@ -236,6 +236,7 @@ def create_training_examples(
                 completion=completion,
                 weight=kept.weight,
                 finished=sample.finished,
+                fixed=fixed_parts(response_format),
             )
         )
     return examples
