@@ -198,8 +198,15 @@ def test_the_format_s_tokens_are_found_where_they_first_stand(policy) -> None:
         for text, own in zip(texts, row["fixed"], strict=True)
     ]
     assert found == ["Style:So:", "So:", "Style:"]
-    assert not any(own[-1] for own in row["fixed"])  # the end token is the policy's choice
-    assert row["fixed"][0][15:18] == [False] * 3  # nor is a second bridge the format's
+    assert all(own[-1] for own in row["fixed"])  # and so is the end token
+    assert row["fixed"][0][15:18] == [False] * 3  # a second bridge isn't
+    (cut_off, whole) = (
+        replace(examples[1], finished=False, fixed=()),
+        replace(examples[0], fixed=()),
+    )
+    (row,) = tokenize_rows(tokenizer, [whole, cut_off], 64)
+    assert [sum(own) for own in row["fixed"]] == [1, 0]
+    assert "fixed" not in tokenize_rows(tokenizer, examples[:1], 64)[0]  # without pairs
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])

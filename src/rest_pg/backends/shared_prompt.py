@@ -251,8 +251,9 @@ def preference_loss(model: Any, inputs: dict[str, Tensor], params: PreferencePar
     A completion's score is ``beta`` times what its log-likelihood gained since the start, in all or per
     token; a pair costs the negative log-sigmoid of the chosen one's score less the rejected one's. The
     loss is the mean over all pairs, plus ``likelihood`` times the chosen ones' negative log-likelihood
-    per token. Tokens that the format sets are left out of the scores, where a rejected completion would push them
-    down; those of chosen ones are learnt by likelihood, as strongly as a pair pulls (``beta`` a token).
+    per token. Tokens that the format sets, the end token among them, are left out of the scores, where a rejected
+    completion would push them down; those of chosen ones are learnt by likelihood, as strongly as a pair
+    pulls (``beta`` a token).
 
     Args:
         model: as in :func:`completion_logits`.

@@ -25,6 +25,7 @@ def tokenize_rows(
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token, so a policy could never stop: set one")
+    in_pairs = any(example.weight < 0 for example in examples)
     rows: dict[Any, dict[str, Any]] = {}
     for number, example in enumerate(examples):
         prompt = tokenizer(example.prompt, add_special_tokens=False, verbose=False).input_ids
@@ -46,13 +47,15 @@ def tokenize_rows(
         row = rows.setdefault(key, empty)
         row["completions"].append(ids)
         row["weights"].append(float(example.weight))
-        if any(one.fixed for one in examples):
-            spans = _spans(example) if example.fixed else []
+        if in_pairs:
+            spans = _spans(example)
             fixed = [
                 any(start < end_of and end > start_of for start_of, end_of in spans)
-                for start, end in completion.get("offset_mapping", [])
+                for start, end in completion.get("offset_mapping", [[0, 0]] * len(ids))
             ]
-            row.setdefault("fixed", []).append(fixed + [False] * (len(ids) - len(fixed)))
+            # to end is the format's too: pushed down where a rejected text ended, texts grow and grow
+            row.setdefault("fixed", []).append(fixed[: len(completion.input_ids)])
+            row["fixed"][-1] += [True] * (len(ids) - len(completion.input_ids))
     return list(rows.values())
 
 
