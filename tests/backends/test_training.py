@@ -216,8 +216,9 @@ def test_preferences_part_the_chosen_from_the_rejected(policy, lora, monkeypatch
     trained, figures = SharedPromptTrainer().train(policy, PAIRS, params, seed=3)
     # the first step stands where training starts: every margin is 0, and a pair costs log 2
     model = AutoModelForCausalLM.from_pretrained(policy.path)
+    ends = [own[-1] for own in losses_of(model, policy, PAIRS[:2])]  # are the format's
     assert figures["loss_first"] == pytest.approx(
-        0.6931 + 0.25 * mean_loss(model, policy, PAIRS[:2]), abs=1e-3
+        0.6931 + 0.25 * mean_loss(model, policy, PAIRS[:2]) + 0.5 * sum(ends) / 2, abs=1e-3
     )
     after = AutoModelForCausalLM.from_pretrained(trained.path)
 
@@ -227,19 +228,29 @@ def test_preferences_part_the_chosen_from_the_rejected(policy, lora, monkeypatch
     assert margin(after) > margin(model)
 
 
-@torch.no_grad()
 def mean_loss(model, policy: PolicyCheckpoint, examples: list[TrainingExample]) -> float:
     """Negative log-likelihood per token of some completions of one prompt."""
+    losses = [loss for own in losses_of(model, policy, examples) for loss in own]
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def losses_of(
+    model, policy: PolicyCheckpoint, examples: list[TrainingExample]
+) -> list[list[float]]:
+    """Each token's negative log-likelihood, by completion of one prompt."""
     tokenizer = AutoTokenizer.from_pretrained(policy.path)
     (row,) = tokenize_rows(tokenizer, examples, 64)
-    total = 0.0
+    found = []
     for completion in row["completions"]:
         ids = torch.tensor([row["prompt"] + completion])
         logits = model(input_ids=ids).logits[0, len(row["prompt"]) - 1 : -1]
-        total += float(
-            torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum")
+        found.append(
+            torch.nn.functional.cross_entropy(
+                logits, torch.tensor(completion), reduction="none"
+            ).tolist()
         )
-    return total / sum(map(len, row["completions"]))
+    return found
 
 
 def test_pairs_and_loss_must_go_together(policy) -> None:
