@@ -168,7 +168,7 @@ def test_the_preference_loss_is_dpos_over_separate_rows(policy, per_token: bool,
     params = PreferenceParams(beta=0.5, likelihood=0.25, per_token=per_token)
     loss = preference_loss(model, row | {"start_losses": torch.tensor(start)}, params)
     model.set_attn_implementation("eager")
-    gains, n_tokens, total, of_format = [], 0, 0.0, 0.0
+    gains, n_tokens, total = [], 0, 0.0
     for number, (completion, before) in enumerate(zip(completions, start, strict=True)):
         logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, 2:-1]
         log_p = torch.log_softmax(logits, -1)[range(len(completion)), completion]
@@ -177,10 +177,8 @@ def test_the_preference_loss_is_dpos_over_separate_rows(policy, per_token: bool,
         gains.append((varied + before) / (len(completion) - first if per_token else 1))
         if completion != completions[-1]:
             n_tokens, total = n_tokens + len(completion), total - log_p.sum()
-            of_format = of_format - log_p[:first].sum()
     margins = [0.5 * (gains[i] - gains[2]) for i in (0, 1)]
     expected = sum(torch.log1p(torch.exp(-m)) for m in margins) / 2 + 0.25 * total / n_tokens
-    expected = expected + 0.5 * of_format / 2
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -216,9 +214,8 @@ def test_preferences_part_the_chosen_from_the_rejected(policy, lora, monkeypatch
     trained, figures = SharedPromptTrainer().train(policy, PAIRS, params, seed=3)
     # the first step stands where training starts: every margin is 0, and a pair costs log 2
     model = AutoModelForCausalLM.from_pretrained(policy.path)
-    ends = [own[-1] for own in losses_of(model, policy, PAIRS[:2])]  # are the format's
     assert figures["loss_first"] == pytest.approx(
-        0.6931 + 0.25 * mean_loss(model, policy, PAIRS[:2]) + 0.5 * sum(ends) / 2, abs=1e-3
+        0.6931 + 0.25 * mean_loss(model, policy, PAIRS[:2]), abs=1e-3
     )
     after = AutoModelForCausalLM.from_pretrained(trained.path)
 
@@ -228,29 +225,19 @@ def test_preferences_part_the_chosen_from_the_rejected(policy, lora, monkeypatch
     assert margin(after) > margin(model)
 
 
+@torch.no_grad()
 def mean_loss(model, policy: PolicyCheckpoint, examples: list[TrainingExample]) -> float:
     """Negative log-likelihood per token of some completions of one prompt."""
-    losses = [loss for own in losses_of(model, policy, examples) for loss in own]
-    return sum(losses) / len(losses)
-
-
-@torch.no_grad()
-def losses_of(
-    model, policy: PolicyCheckpoint, examples: list[TrainingExample]
-) -> list[list[float]]:
-    """Each token's negative log-likelihood, by completion of one prompt."""
     tokenizer = AutoTokenizer.from_pretrained(policy.path)
     (row,) = tokenize_rows(tokenizer, examples, 64)
-    found = []
+    total = 0.0
     for completion in row["completions"]:
         ids = torch.tensor([row["prompt"] + completion])
         logits = model(input_ids=ids).logits[0, len(row["prompt"]) - 1 : -1]
-        found.append(
-            torch.nn.functional.cross_entropy(
-                logits, torch.tensor(completion), reduction="none"
-            ).tolist()
+        total += float(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum")
         )
-    return found
+    return total / sum(map(len, row["completions"]))
 
 
 def test_pairs_and_loss_must_go_together(policy) -> None:

@@ -251,9 +251,8 @@ def preference_loss(model: Any, inputs: dict[str, Tensor], params: PreferencePar
     A completion's score is ``beta`` times what its log-likelihood gained since the start, in all or per
     token; a pair costs the negative log-sigmoid of the chosen one's score less the rejected one's. The
     loss is the mean over all pairs, plus ``likelihood`` times the chosen ones' negative log-likelihood
-    per token. Tokens that the format sets, the end token among them, are left out of the scores, where a rejected
-    completion would push them down; those of chosen ones are learnt by likelihood, as strongly as a pair
-    pulls (``beta`` a token).
+    per token. Tokens that the format sets, the end token among them, count in the likelihood alone: both of a pair
+    have them, and what pushes the rejected one's down unlearns the format, or lets texts grow and grow.
 
     Args:
         model: as in :func:`completion_logits`.
@@ -269,11 +268,7 @@ def preference_loss(model: Any, inputs: dict[str, Tensor], params: PreferencePar
         scores = scores / completion_losses(torch.ones_like(losses), inputs).clamp(min=1)
     margins = scores[chosen][:, None] - scores[~chosen][None, :]
     pairs = -nn.functional.logsigmoid(margins).mean() if margins.numel() else losses.sum() * 0
-    loss = pairs + params.likelihood * losses[weights > 0].mean()
-    if "fixed" in inputs:
-        of_format = losses[inputs["fixed"][0] & (weights > 0)]
-        loss = loss + params.beta * of_format.sum() / chosen.sum()
-    return loss
+    return pairs + params.likelihood * losses[weights > 0].mean()
 
 
 def completion_losses(losses: Tensor, inputs: dict[str, Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ def tokenize_rows(
                 any(start < end_of and end > start_of for start_of, end_of in spans)
                 for start, end in completion.get("offset_mapping", [[0, 0]] * len(ids))
             ]
-            # to end is the format's too: pushed down where a rejected text ended, texts grow and grow
+            # to end is the format's too
             row.setdefault("fixed", []).append(fixed[: len(completion.input_ids)])
             row["fixed"][-1] += [True] * (len(ids) - len(completion.input_ids))
     return list(rows.values())
