@@ -194,7 +194,8 @@ class PreferenceParams(Params):
     """Learning from a prompt's best samples against its worst (beyond the paper).
 
     The loss of a pair is DPO's (arXiv 2305.18290, eq. 7), its reference the policy that the step starts
-    from; beside it stands the best sample's likelihood, so that it doesn't fall along with the other's.
+    from; beside it stands the best sample's likelihood, so that it doesn't fall along with the other's, and
+    so that format and length, of which the pairs say nothing, stay as they are.
     """
 
     beta: float = Field(gt=0)
