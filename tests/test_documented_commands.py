@@ -20,13 +20,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import build_policy
 from pipelines.test_longlamp import abstract
 from test_docs import commands
 from test_mail import write_mbox
-from trust.conftest import WORDS
+from trust.conftest import WORDS, copy_project
 
-PROJECT = Path(__file__).parents[1]
 ELSEWHERE = ("--env vllm", "--env servers", "--env cluster")
 FIRST, LAST = "kedro run", "forget"
 
@@ -95,10 +93,7 @@ class Shell:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("conf", "src"):
-            shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("*.pyc"))
-        shutil.copy(PROJECT / "pyproject.toml", root)
-        build_policy(root / "model")
+        copy_project(root)
         for path in (root / "conf").glob("*/parameters*.yml"):
             shrink(path, SMALL | {"base_policy": {"source": str(root / "model")}})
         teacher = root / "conf" / "llm_teacher" / "catalog.yml"  # a token is a byte here

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -60,10 +61,10 @@ def check_seal(path: Path) -> None:
         )
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is there and matches its checksum."""
+def passes(check: Callable[[Path], None], path: Path) -> bool:
+    """Whether a check of this module raises nothing."""
     try:
-        check_seal(path)
+        check(path)
     except DatasetError:
         return False
     return True
@@ -117,15 +118,6 @@ def check_policy(path: Path) -> None:
                 f"{file} is damaged: its SHA-256 isn't the one that was saved. "
                 "Run again with --only-missing-outputs: the policy is made anew."
             )
-
-
-def is_policy(path: Path) -> bool:
-    """Whether a policy's directory is whole, byte for byte."""
-    try:
-        check_policy(path)
-    except DatasetError:
-        return False
-    return True
 
 
 def files_of(policy: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial, wraps
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -27,9 +28,9 @@ from rest_pg.checksums import (
     check_policy,
     check_seal,
     files_of,
-    is_policy,
-    is_sealed,
     mark_complete,
+    passes,
+    policy_fingerprint,
     seal_of,
     sync,
     write_seal,
@@ -107,11 +108,16 @@ class _Kept(AbstractVersionedDataset[Any, Any]):
         path = self._get_load_path()
         return Path(path) if self._store is None else self._fetch(self._store, path)
 
-    def _is_whole(self) -> bool:
+    def _check(self, path: Path) -> None:
+        """Raise ``DatasetError`` unless what lies here is whole, byte for byte."""
         raise NotImplementedError
 
     def _exists(self) -> bool:
-        return self._is_whole() and (self.origin is None or self.stored_origin() == self.origin)
+        try:
+            self._check(self._newest())
+        except DatasetError:  # or there is no version
+            return False
+        return self.origin is None or self.stored_origin() == self.origin
 
     def stored_origin(self) -> Origin | None:
         """Return what made the data that is there; none if that isn't known, or there is none."""
@@ -146,7 +152,7 @@ class _SealedFile(_Kept):
     def load(self) -> Any:
         """Return the data; raise ``DatasetError`` naming a file that is damaged."""
         path = self._newest()
-        check_seal(path)
+        self._check(path)
         return self._read(path)
 
     def save(self, data: Any) -> None:
@@ -170,17 +176,14 @@ class _SealedFile(_Kept):
 
     def _fetch(self, store: ObjectStore, path: PurePosixPath) -> Path:
         copy = store.copy_of(path)
-        if store.text(seal_of(path)) != _text(seal_of(copy)) or not is_sealed(copy):
+        if store.text(seal_of(path)) != _text(seal_of(copy)) or not passes(check_seal, copy):
             for part in (path, seal_of(path)):
                 store.fetch(part, store.copy_of(part))
         store.fetch(origin_of(path), origin_of(copy))
         return copy
 
-    def _is_whole(self) -> bool:
-        try:
-            return is_sealed(self._newest())
-        except DatasetError:  # there is no version
-            return False
+    def _check(self, path: Path) -> None:
+        check_seal(path)
 
     def _origin_of(self, path: Path) -> Path:
         return origin_of(path)
@@ -310,10 +313,12 @@ class PolicyDataset(_Kept):
     def load(self) -> PolicyCheckpoint:
         """Return the handle; raise ``DatasetError`` if a file is missing or damaged."""
         path = self._newest()
-        check_policy(path)
-        return PolicyCheckpoint(
-            path, self._store.address(self._get_load_path()) if self._store else ""
-        )
+        self._check(path)
+        policy = PolicyCheckpoint(path)
+        if self._store is None:
+            return policy
+        address = self._store.address(self._get_load_path())
+        return replace(policy, address=address, fingerprint=policy_fingerprint(policy))
 
     def save(self, data: PolicyCheckpoint) -> None:
         """Move ``data.path`` here, and mark it complete."""
@@ -341,7 +346,12 @@ class PolicyDataset(_Kept):
 
     def _fetch(self, store: ObjectStore, path: PurePosixPath) -> Path:
         copy = store.copy_of(path)
-        if store.text(path / COMPLETE) == _text(copy / COMPLETE) and is_policy(copy):
+
+        def is_current() -> bool:
+            of_store = store.text(path / COMPLETE)
+            return of_store == _text(copy / COMPLETE) and passes(check_policy, copy)
+
+        if is_current():
             return copy
         partial = temporary_name(copy)
         shutil.rmtree(partial, ignore_errors=True)
@@ -349,17 +359,14 @@ class PolicyDataset(_Kept):
             store.fetch(path / COMPLETE, partial / COMPLETE)
             for name in files_of(partial):
                 store.fetch(path / name, partial / name)
-            if not is_policy(copy):  # another process may have been quicker
+            if not is_current():  # another process may have been quicker
                 _move_into_place(partial, copy)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return copy
 
-    def _is_whole(self) -> bool:
-        try:
-            return is_policy(self._newest())
-        except DatasetError:  # there is no version
-            return False
+    def _check(self, path: Path) -> None:
+        check_policy(path)
 
     def _origin_of(self, path: Path) -> Path:
         return path / ORIGIN
@@ -388,11 +395,19 @@ def at_hand(policy: PolicyCheckpoint) -> PolicyCheckpoint:
     """Return a policy that can be read here: another machine's is fetched from the store that it is in.
 
     Raises:
-        DatasetError: it isn't whole there, or can't be reached.
+        DatasetError: it isn't whole there, can't be reached, or was replaced by another.
     """
-    if policy.path.is_dir() or not policy.address:
+    if not policy.address:
         return policy
-    return PolicyDataset(filepath=policy.address).load()
+    if policy.path.is_dir() and policy_fingerprint(policy) == policy.fingerprint:
+        return policy
+    found = PolicyDataset(filepath=policy.address).load()
+    if found.fingerprint != policy.fingerprint:
+        raise DatasetError(
+            f"{policy.address} is another policy than when this work was given out: run again, and "
+            "keep versions of it (versioned: true)"
+        )
+    return found
 
 
 def _with_local_directories(arguments: Any) -> Any:

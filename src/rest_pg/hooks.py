@@ -105,9 +105,11 @@ class ForgetInStoresHook:
     ) -> None:
         """Keep all entries: those of other pipelines, and patterns, hold the user too."""
         self._entries = {
-            name: entry | {"credentials": conf_creds.get(entry.get("credentials", ""))}
+            name: entry
+            | {"credentials": conf_creds.get(given) if isinstance(given, str) else given}
             for name, entry in conf_catalog.items()
             if isinstance(entry, dict)
+            for given in [entry.get("credentials")]
         }
 
     @hook_impl

@@ -196,6 +196,8 @@ class PolicyCheckpoint:
     path: Path
     address: str = ""
     """In an object store, for machines that don't have ``path``; empty: it is in none."""
+    fingerprint: str = ""
+    """Of what is at ``address``: another machine's copy may be of a policy before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
 from rest_pg.config import Decoding
 from rest_pg.datasets import PolicyDataset
-from rest_pg.records import PolicyCheckpoint
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("s3fs") and find_spec("moto")), reason="needs s3fs and moto: make test-cluster"
@@ -120,8 +120,9 @@ def test_a_worker_fetches_a_policy_that_its_node_does_not_have(
     mine = build_policy(tmp_path / "mine")
     kept = build_policy(tmp_path / "kept")
     version = Version(None, "v1")
-    PolicyDataset(filepath="s3://kept/models/tried", version=version).save(kept)
-    elsewhere = PolicyCheckpoint(tmp_path / "not" / "here", "s3://kept/models/tried/v1/tried")
+    place = PolicyDataset(filepath="s3://kept/models/tried", version=version)
+    place.save(kept)
+    elsewhere = replace(place.load(), path=tmp_path / "not" / "here")
     requests = [GenerationRequest(example_id="e", prompt="<s>Write:", seeds=(1, 2))]
     decoding = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=6)
     engine: dict[str, Any] = {"max_rows": 4, "dtype": "float32"}

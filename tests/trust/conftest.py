@@ -147,15 +147,20 @@ class Stop:
     after: float
 
 
+def copy_project(root: Path) -> None:
+    """Copy what a run needs of the project, and put a tiny policy into ``model``."""
+    for name in ("conf", "src"):
+        shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copy(PROJECT / "pyproject.toml", root)
+    build_policy(root / "model")
+
+
 class Project:
     """A project directory of its own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("conf", "src"):
-            shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("*.pyc"))
-        shutil.copy(PROJECT / "pyproject.toml", root)
-        build_policy(root / "model")
+        copy_project(root)
         trust = root / "conf" / "trust"
         trust.mkdir()
         source = f"base_policy: {{source: {root / 'model'}}}\n"

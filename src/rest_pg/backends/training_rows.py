@@ -33,7 +33,7 @@ def tokenize_rows(
             example.completion,
             add_special_tokens=False,
             verbose=False,
-            return_offsets_mapping=bool(example.fixed),
+            return_offsets_mapping=in_pairs and bool(example.fixed),
         )
         ids = [*completion.input_ids, *([tokenizer.eos_token_id] if example.finished else [])]
         if len(prompt) + len(ids) > max_tokens:

@@ -246,7 +246,9 @@ def try_longest_batch(
     """
     sizes = {e.example_id: count_tokens(tokenizer, e.prompt) for e in examples}
     chosen = sorted(examples, key=lambda e: -sizes[e.example_id])[: params.batch_size]
-    longest = min(longest, params.max_tokens - max(sizes[e.example_id] for e in chosen)) - 1
+    # where a prompt leaves no room for a sample, the trainer says so
+    room = params.max_tokens - max(sizes[e.example_id] for e in chosen)
+    longest = max(min(longest, room) - 1, 1)
     rows = []
     for example in chosen:
         ids = tokenizer(example.completion * longest, truncation=True, max_length=longest)
