@@ -47,10 +47,20 @@ def test_weights_in_panels_worked_by_hand() -> None:
 
 
 @native
-@pytest.mark.parametrize("model_type", SUPPORTED)
+@pytest.mark.parametrize(
+    ("model_type", "sizes"),
+    [
+        *((model_type, {}) for model_type in SUPPORTED),
+        # all products in tiles of 32, where the processor has them; and none of the weights'
+        ("llama", {"head_dim": 32}),
+        ("llama", {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12}),
+    ],
+)
 @torch.inference_mode()
-def test_logits_are_as_near_to_float32_as_pytorchs(tmp_path: Path, model_type: str) -> None:
-    policy = build_policy(tmp_path, model_type)
+def test_logits_are_as_near_to_float32_as_pytorchs(
+    tmp_path: Path, model_type: str, sizes: dict[str, int]
+) -> None:
+    policy = build_policy(tmp_path, model_type, **sizes)
     decoder = start(policy.path, 3, 5)
     for ids in PROMPTS:
         decoder.open_group(torch.tensor([ids]))
@@ -74,6 +84,27 @@ def test_logits_are_as_near_to_float32_as_pytorchs(tmp_path: Path, model_type: s
             )
     assert torch.stack(own).mean() < 1.1 * torch.stack(pytorchs).mean()
     assert torch.stack(own).max() < 0.15
+
+
+@native
+@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this CPU has no AMX tiles")
+@torch.inference_mode()
+def test_without_tiles_the_numbers_are_nearly_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, found = build_policy(tmp_path), []
+    for tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "_init_amx", lambda tiles=tiles: tiles)
+        load_library.cache_clear()
+        decoder = start(policy.path, 1, 20)
+        read = decoder.open_group(torch.tensor([PROMPTS[2]]))
+        for _ in range(20):  # of two blocks of tiles, the second one in part
+            decoder.open_row(0)
+        rows = [decoder.step([(7 * row + step) % 250 for row in range(20)]) for step in range(3)]
+        found.append(torch.cat([read, *(logits.clone() for logits in rows)]))
+    load_library.cache_clear()
+    assert not torch.equal(*found)  # sums in another order: both ways were taken
+    assert (found[0] - found[1]).norm() < 0.02 * found[1].norm()
 
 
 @native

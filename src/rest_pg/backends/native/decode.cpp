@@ -60,20 +60,22 @@ class Decoder {
         const size_t rows = std::max(m_.rows, m_.prefix_tokens), queries = chunk_ * ways_;
         x_.resize(rows * m_.hidden);
         projected_.resize(rows * qkv_);
-        normed_.resize(rows * m_.hidden);
+        normed_.resize(room(rows, m_.hidden));
         queries_.resize((size_t)m_.prefix_tokens * q_size_);
-        attended_.resize(rows * q_size_);
-        gated_.resize(rows * m_.intermediate);
+        attended_.resize(room(rows, q_size_));
+        gated_.resize(room(rows, m_.intermediate));
         for (int i = 0; i < threads; i++)
-            scratch_.push_back({std::vector<float>(queries * span_), std::vector<bf16>(queries * span_),
-                                std::vector<bf16>(queries * m_.head_size),
+            scratch_.push_back({std::vector<float>(queries * span_), Rows(room(queries, span_)),
+                                Rows(room(queries, m_.head_size)),
                                 std::vector<float>(queries * padded(m_.head_size)),
-                                std::vector<float>(BLOCK * PANEL), std::vector<float>(m_.head_size)});
+                                std::vector<float>(BLOCK * PANEL), std::vector<float>(m_.head_size),
+                                Rows(2 * m_.head_size)});
     }
 
     void step(const Step &step) {
         plan(step);
         team_.run([&](int thread) {
+            const Tiles tiles;
             Scratch &own = scratch_[thread];
             embed(step.rows, step.token);
             layers(step.rows, [&](int i) {
@@ -88,6 +90,7 @@ class Decoder {
     void read(const Prompt &p) {
         const int blocks = (p.tokens + PANEL - 1) / PANEL, chunks = (p.tokens + chunk_ - 1) / chunk_;
         team_.run([&](int thread) {
+            const Tiles tiles;
             Scratch &own = scratch_[thread];
             embed(p.tokens, p.token);
             layers(p.tokens, [&](int i) {
@@ -107,8 +110,9 @@ class Decoder {
    private:
     struct Scratch {
         std::vector<float> scores;
-        std::vector<bf16> weights, queries;
+        Rows weights, queries;
         std::vector<float> output, gate, turned;
+        Rows narrowed;  // a key and a value
     };
     struct Chunk {
         const int *row;
@@ -166,8 +170,7 @@ class Decoder {
         product(rows, a, head(), Weights{}, [&](int row, int column, const __m512 *sum) {
             float *line = to + (size_t)row * m_.vocabulary + column;
             for (int j = 0; j < 4; j++) {
-                const int left = m_.vocabulary - column - 16 * j;
-                const __mmask16 mask = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+                const __mmask16 mask = first_of(m_.vocabulary - column - 16 * j);
                 _mm512_mask_storeu_ps(line + 16 * j, mask, sum[j]);
             }
         });
@@ -255,8 +258,7 @@ class Decoder {
     float root(const float *x, int size) const {
         __m512 squares = _mm512_setzero_ps();
         for (int i = 0; i < size; i += 16) {
-            const __mmask16 mask = size - i >= 16 ? 0xffff : (1u << (size - i)) - 1;
-            const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+            const __m512 v = _mm512_maskz_loadu_ps(first_of(size - i), x + i);
             squares = _mm512_fmadd_ps(v, v, squares);
         }
         return 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / size + m_.epsilon);
@@ -267,13 +269,23 @@ class Decoder {
     const float *turn(const float *x, const float *norm, const Layer &layer, const Positions &positions, int row,
                       float *to) const {
         const int size = m_.head_size, half = size / 2;
-        const float factor = norm ? root(x, size) : 1.0f;
+        const __m512 factor = _mm512_set1_ps(norm ? root(x, size) : 1.0f);
         const float *c = positions.cosine + (size_t)row * size, *d = positions.sine + (size_t)row * size;
-        for (int i = 0; i < half; i++) {
-            float a = x[i], b = x[i + half];
-            if (norm) a *= factor * norm[i], b *= factor * norm[i + half];
-            to[i] = layer.rotary ? a * c[i] - b * d[i] : a;
-            to[i + half] = layer.rotary ? b * c[i + half] + a * d[i + half] : b;
+        for (int i = 0; i < half; i += 16) {
+            const __mmask16 mask = first_of(half - i);
+            auto load = [&](const float *from) { return _mm512_maskz_loadu_ps(mask, from + i); };
+            __m512 a = load(x), b = load(x + half);
+            if (norm) {
+                a = _mm512_mul_ps(a, _mm512_mul_ps(factor, load(norm)));
+                b = _mm512_mul_ps(b, _mm512_mul_ps(factor, load(norm + half)));
+            }
+            if (layer.rotary) {
+                const __m512 turned = _mm512_fmsub_ps(a, load(c), _mm512_mul_ps(b, load(d)));
+                b = _mm512_fmadd_ps(b, load(c + half), _mm512_mul_ps(a, load(d + half)));
+                a = turned;
+            }
+            _mm512_mask_storeu_ps(to + i, mask, a);
+            _mm512_mask_storeu_ps(to + i + half, mask, b);
         }
         return to;
     }
@@ -294,13 +306,12 @@ class Decoder {
             for (int way = 0; way < ways_; way++) {
                 const float *q = turn(projected + (head * ways_ + way) * size, layer.query_norm, layer, s, r,
                                       own.turned.data());
-                bf16 *to = &own.queries[(size_t)(row * ways_ + way) * size];
-                for (int i = 0; i < size; i++) to[i] = narrow(q[i]);
+                narrow(&own.queries[(size_t)(row * ways_ + way) * size], q, size);
             }
             const float *k = turn(projected + q_size_ + head * size, layer.key_norm, layer, s, r,
                                   own.turned.data());
             put(k, projected + q_size_ + kv_size_ + head * size, at, suffix(m_.suffix_keys, row, size),
-                suffix(m_.suffix_values, row, wide), m_.suffix_tokens);
+                suffix(m_.suffix_values, row, wide), m_.suffix_tokens, own);
         }
         read_keys(own, queries, keys, prompt);
         for (int row = 0; row < chunk.rows; row++)
@@ -319,7 +330,7 @@ class Decoder {
             for (int row = 0; row < chunk.rows; row++)
                 multiply(&own.weights[(size_t)row * ways_ * span_ + cut], span_, ways_,
                          suffix(m_.suffix_values, row, wide) + (size_t)panel * m_.suffix_tokens,
-                         s.at[chunk.row[row]] / 2 + 1, [&](int way, const __m512 *sum) {
+                         pairs_of(s.at[chunk.row[row]] + 1), [&](int way, const __m512 *sum) {
                              float *to = &own.output[(size_t)(row * ways_ + way) * wide + panel];
                              for (int j = 0; j < 4; j++)
                                  _mm512_storeu_ps(to + 16 * j,
@@ -332,13 +343,17 @@ class Decoder {
     }
 
     // A token's key and value into their panels; `capacity` tokens have room there.
-    void put(const float *k, const float *v, int at, bf16 *keys, bf16 *values, int capacity) const {
+    void put(const float *k, const float *v, int at, bf16 *keys, bf16 *values, int capacity, Scratch &own) const {
         const int size = m_.head_size;
-        keys += (size_t)(at / PANEL) * PANEL * size;
-        for (int i = 0; i < size; i++) keys[(i / 2) * 2 * PANEL + (at % PANEL) * 2 + i % 2] = narrow(k[i]);
-        for (int i = 0; i < size; i++)
-            values[(size_t)(i / PANEL) * capacity * PANEL + (size_t)(at / 2) * 2 * PANEL + (i % PANEL) * 2 + at % 2] =
-                narrow(v[i]);
+        bf16 *key = own.narrowed.data(), *value = key + size;
+        narrow(key, k, size);
+        narrow(value, v, size);
+        keys += (size_t)(at / PANEL) * PANEL * size + (at % PANEL) * 2;
+        for (int i = 0; i < size; i += 2) std::memcpy(keys + i * PANEL, key + i, 2 * sizeof(bf16));
+        for (int first = 0; first < size; first += PANEL, values += (size_t)capacity * PANEL) {
+            bf16 *to = values + (size_t)(at / 2) * 2 * PANEL + at % 2;
+            for (int i = first; i < std::min(size, first + PANEL); i++) to[(i - first) * 2] = value[i];
+        }
     }
 
     bf16 *prefix(bf16 *memory, int layer, int slot, int head, int width) const {
@@ -355,10 +370,10 @@ class Decoder {
             const float *projected = &projected_[(size_t)at * qkv_];
             for (int way = head * ways_; way < (head + 1) * ways_; way++) {
                 const float *q = turn(projected + way * size, layer.query_norm, layer, p, at, own.turned.data());
-                for (int j = 0; j < size; j++) queries_[(size_t)at * q_size_ + way * size + j] = narrow(q[j]);
+                narrow(&queries_[(size_t)at * q_size_ + way * size], q, size);
             }
             const float *k = turn(projected + q_size_ + head * size, layer.key_norm, layer, p, at, own.turned.data());
-            put(k, projected + q_size_ + kv_size_ + head * size, at, keys, values, m_.prefix_tokens);
+            put(k, projected + q_size_ + kv_size_ + head * size, at, keys, values, m_.prefix_tokens, own);
         }
     }
 
@@ -394,39 +409,40 @@ class Decoder {
         const int wide = padded(m_.head_size);
         for (int panel = 0; panel < wide; panel += PANEL)
             multiply(own.weights.data(), span_, queries, values + (size_t)panel * m_.prefix_tokens,
-                     (tokens + 1) / 2, Keep{own.output.data() + panel, wide});
+                     pairs_of(tokens), Keep{own.output.data() + panel, wide});
     }
 
     void write(const Scratch &own, int query, bf16 *to) const {
-        const float share = 1.0f / own.scores[(size_t)query * span_];
+        const __m512 share = _mm512_set1_ps(1.0f / own.scores[(size_t)query * span_]);
         const float *from = &own.output[(size_t)query * padded(m_.head_size)];
-        for (int i = 0; i < m_.head_size; i++) to[i] = narrow(from[i] * share);
+        for (int i = 0; i < m_.head_size; i += 16) {
+            const __m512 whole = _mm512_mul_ps(_mm512_loadu_ps(from + i), share);
+            _mm256_mask_storeu_epi16(to + i, first_of(m_.head_size - i), (__m256i)_mm512_cvtneps_pbh(whole));
+        }
     }
 
     // Softmax weights, not divided by their sum, which is left in scores[0]. Seen are the prompt's tokens in
     // [from, prompt) and `length` of the suffix's, which lie from `cut` on; all others weigh 0.
     void weigh(float *scores, bf16 *weights, int from, int prompt, int cut, int length) const {
         const int behind = cut + std::max(0, from - prompt), end = cut + length;
+        const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         auto seen = [&](int at) {
-            uint32_t mask = 0;
-            for (int i = 0; i < 16; i++) {
-                const int token = at + i;
-                mask |= (uint32_t)((token >= from && token < prompt) || (token >= behind && token < end)) << i;
-            }
-            return (__mmask16)mask;
-        };
-        auto inside = [&](int at) {
-            return (at >= from && at + 16 <= prompt) || (at >= behind && at + 16 <= end);
+            const __m512i token = _mm512_add_epi32(_mm512_set1_epi32(at), count);
+            auto within = [&](int low, int high) {
+                return _mm512_mask_cmplt_epi32_mask(_mm512_cmpge_epi32_mask(token, _mm512_set1_epi32(low)), token,
+                                                    _mm512_set1_epi32(high));
+            };
+            return (__mmask16)(within(from, prompt) | within(behind, end));
         };
         __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity()), total = _mm512_setzero_ps();
-        const int stop = (end + 15) / 16 * 16;
+        const int stop = 2 * pairs_of(end);
         for (int at = 0; at < stop; at += 16) {
-            const __mmask16 mask = inside(at) ? 0xffff : seen(at);
+            const __mmask16 mask = seen(at);
             highest = _mm512_mask_max_ps(highest, mask, highest, _mm512_loadu_ps(scores + at));
         }
         const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(highest)), scale = _mm512_set1_ps(m_.scale);
         for (int at = 0; at < stop; at += 16) {
-            const __mmask16 mask = inside(at) ? 0xffff : seen(at);
+            const __mmask16 mask = seen(at);
             const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(scores + at), most);
             const __m512 e = _mm512_maskz_mov_ps(mask, exponential(_mm512_mul_ps(below, scale)));
             total = _mm512_add_ps(total, e);
@@ -439,7 +455,8 @@ class Decoder {
     Team team_;
     int q_size_, kv_size_, qkv_, ways_, chunk_, span_;
     std::vector<float> x_, projected_;
-    std::vector<bf16> normed_, queries_, attended_, gated_;
+    std::vector<bf16> queries_;
+    Rows normed_, attended_, gated_;
     std::vector<Scratch> scratch_;
     std::vector<int> order_;
     std::vector<Chunk> chunks_;

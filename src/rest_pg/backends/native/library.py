@@ -17,7 +17,9 @@ import torch
 SOURCE = Path(__file__).with_name("decode.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16", "fma")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{i}" for i in INSTRUCTIONS))
+AMX = ("amx-tile", "amx-bf16")
+"""Products of whole tiles, on processors that have them: ten times as fast there."""
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +104,11 @@ def _compiled() -> Path:
     if compiler is None:
         raise FileNotFoundError(f"no C++ compiler is installed ({', '.join(COMPILERS)})")
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
+    # the system has to let a process use tiles; asked for here, it holds for all of its threads
+    instructions = (*INSTRUCTIONS, *(AMX if torch.cpu._init_amx() else ()))
+    flags = (*FLAGS, *(f"-m{i}" for i in instructions))
     sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
-    made_of = b"\0".join([*(p.read_bytes() for p in sources), version, " ".join(FLAGS).encode()])
+    made_of = b"\0".join([*(p.read_bytes() for p in sources), version, " ".join(flags).encode()])
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rest-pg"
     target = home / f"decode-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     if target.exists():
@@ -112,7 +117,7 @@ def _compiled() -> Path:
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         made = Path(scratch, "decode.so")
         run = subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(made)],
+            [compiler, *flags, str(SOURCE), "-o", str(made)],
             check=False,
             capture_output=True,
             text=True,
