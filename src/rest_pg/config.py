@@ -198,6 +198,10 @@ class PreferenceParams(Params):
     so that format and length, of which the pairs say nothing, stay as they are.
     """
 
+    compares: Literal["sample", "response"] = "sample"
+    """What of two samples is compared: all that they chose to write; or their responses alone, each behind the
+    reasoning path that led to it. The reward saw no path, so what a path adds to a pair is mostly noise; paths are
+    then learnt by the best samples' likelihood."""
     beta: float = Field(gt=0)
     """How much a change of the log-likelihood ratio counts; smaller lets the policy move further."""
     per_token: bool = False

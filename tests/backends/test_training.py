@@ -207,6 +207,27 @@ def test_the_format_s_tokens_are_found_where_they_first_stand(policy) -> None:
     assert "fixed" not in tokenize_rows(tokenizer, examples[:1], 64)[0]  # without pairs
 
 
+def test_pairs_of_responses_leave_out_what_stands_in_front(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)  # a token a byte
+    texts = {"Style: a So: b So: c": " b So: c", "Style: d So: e": " e", "Style: a": "", "b": ""}
+    examples = [
+        TrainingExample(example_id="a", prompt="<s>", completion=text, weight=w, fixed=own)
+        for text, w, own in zip(
+            texts, (1.0, -1.0, -1.0, -1.0), [("Style:", "So:")] * 4, strict=True
+        )
+    ]
+    (row,) = tokenize_rows(tokenizer, examples, 64, compare_responses=True)
+    compared = [
+        "".join(c for c, is_fixed in zip(text, own[:-1], strict=True) if not is_fixed)
+        for text, own in zip(texts, row["fixed"], strict=True)
+    ]
+    assert compared == list(texts.values())
+    # without a reasoning path all of a text is its response
+    plain = [replace(example, fixed=()) for example in examples]
+    (row,) = tokenize_rows(tokenizer, plain, 64, compare_responses=True)
+    assert all(own == [False] * (len(own) - 1) + [True] for own in row["fixed"])
+
+
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
 def test_preferences_part_the_chosen_from_the_rejected(policy, lora, monkeypatch) -> None:
     monkeypatch.setattr(sft_trainer, "supports_bfloat16", lambda: False)

@@ -87,7 +87,13 @@ class SharedPromptTrainer:
         self._check_workers(params)
         share = unsupported_reason(AutoConfig.from_pretrained(policy.path)) is None
         check_weights(examples, params, share)
-        rows = tokenize_rows(load_tokenizer(policy), examples, params.max_tokens, share)
+        rows = tokenize_rows(
+            load_tokenizer(policy),
+            examples,
+            params.max_tokens,
+            share,
+            compare_responses=bool(params.preference and params.preference.compares == "response"),
+        )
         target = self._make_target()
         training = Training(
             policy=policy,

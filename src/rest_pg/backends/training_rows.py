@@ -10,7 +10,12 @@ from rest_pg.records import TrainingExample
 
 
 def tokenize_rows(
-    tokenizer: Any, examples: Sequence[TrainingExample], max_tokens: int, share: bool = True
+    tokenizer: Any,
+    examples: Sequence[TrainingExample],
+    max_tokens: int,
+    share: bool = True,
+    *,
+    compare_responses: bool = False,
 ) -> list[dict[str, Any]]:
     """Group examples by prompt, as token ids: every finished completion ends with the end token.
 
@@ -19,6 +24,7 @@ def tokenize_rows(
         examples: completions of one example share its prompt.
         max_tokens: of a prompt with one completion.
         share: whether a row may hold several completions.
+        compare_responses: whether pairs say nothing of what stands in front of a response, either.
 
     Raises:
         ValueError: an example is longer than ``max_tokens``, or the tokenizer has no end token.
@@ -48,7 +54,7 @@ def tokenize_rows(
         row["completions"].append(ids)
         row["weights"].append(float(example.weight))
         if in_pairs:
-            spans = _spans(example)
+            spans = _in_front(example) if compare_responses else _spans(example)
             fixed = [
                 any(start < end_of and end > start_of for start_of, end_of in spans)
                 for start, end in completion.get("offset_mapping", [[0, 0]] * len(ids))
@@ -68,6 +74,14 @@ def _spans(example: TrainingExample) -> list[tuple[int, int]]:
             end = start + len(part)
             found.append((start, end))
     return found
+
+
+def _in_front(example: TrainingExample) -> list[tuple[int, int]]:
+    """Return what stands in front of the response: all of a rejected sample that has none."""
+    found = _spans(example)
+    if len(found) == len(example.fixed):
+        return [(0, end) for _, end in found[-1:]]
+    return [(0, len(example.completion))]
 
 
 def fillers(rows: Sequence[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
