@@ -132,7 +132,14 @@ template <bool two>
 inline void multiply_tiles(const bf16 *a, size_t stride, const bf16 *panel, int pairs, float *sums, Ahead &ahead) {
     const char *coming = ahead.at;
     const bf16 *below = a + SIDE * stride;
-    const int line = 2 * PANEL, to = 4 * PANEL, wide = two ? 2 : 4;  // pairs of a line, bytes of a row, tiles of columns
+    const int line = 2 * PANEL, to = 4 * PANEL, wide = two ? 2 : 4;  // numbers of a line, bytes of a row, tiles of columns
+    // a few at a time, or else they keep the tiles' own lines waiting
+    auto fetch = [&] {
+        for (int i = 0; i < SIDE / 4; i++, coming += ahead.step) {
+            _mm_prefetch(coming, _MM_HINT_T1);
+            _mm_prefetch(coming + 64, _MM_HINT_T1);
+        }
+    };
     for (int column = 0; column < 4; column += wide) {
         _tile_zero(0);
         _tile_zero(1);
@@ -140,25 +147,27 @@ inline void multiply_tiles(const bf16 *a, size_t stride, const bf16 *panel, int 
         _tile_zero(3);
         const bf16 *b = panel + 2 * SIDE * column;
         for (int k = 0; k < pairs; k += SIDE) {
-            for (int i = 0; i < SIDE; i++, coming += ahead.step) {
-                _mm_prefetch(coming, _MM_HINT_T1);
-                _mm_prefetch(coming + 64, _MM_HINT_T1);
-            }
             const bf16 *lines = b + (size_t)k * line;
             _tile_loadd(4, a + 2 * k, 2 * stride);
             _tile_loadd(6, lines, 2 * line);
             _tile_dpbf16ps(0, 4, 6);
+            fetch();
             _tile_loadd(7, lines + 2 * SIDE, 2 * line);
             _tile_dpbf16ps(1, 4, 7);
+            fetch();
             if constexpr (two) {
                 _tile_loadd(5, below + 2 * k, 2 * stride);
                 _tile_dpbf16ps(2, 5, 6);
+                fetch();
                 _tile_dpbf16ps(3, 5, 7);
+                fetch();
             } else {
                 _tile_loadd(5, lines + 4 * SIDE, 2 * line);
                 _tile_dpbf16ps(2, 4, 5);
+                fetch();
                 _tile_loadd(6, lines + 6 * SIDE, 2 * line);
                 _tile_dpbf16ps(3, 4, 6);
+                fetch();
             }
         }
         float *own = sums + SIDE * column;
