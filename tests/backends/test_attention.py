@@ -50,3 +50,25 @@ def test_under_autocast_float32_inputs_are_multiplied_in_bfloat16() -> None:
     output.float().sum().backward()
     assert all(x.grad.dtype == torch.float32 for x in inputs)
     assert attend(*inputs, None, 0.5, None).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("tiles", "trained", "queries", "faster"),
+    [
+        pytest.param(False, False, 512, True, id="registers"),
+        pytest.param(False, True, 1025, False, id="registers_too_many_weights"),
+        pytest.param(True, True, 160, True, id="tiles_on_the_way_back"),
+        pytest.param(True, True, 161, False, id="tiles_too_many_weights"),
+        pytest.param(True, False, 160, False, id="tiles_forward"),
+    ],
+)
+def test_products_are_taken_where_they_were_measured_to_be_faster(
+    tiles: bool, trained: bool, queries: int, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    keys = 1024 if tiles else 512
+    query, key = (
+        torch.zeros(1, 1, n, 4, dtype=torch.bfloat16, requires_grad=trained)
+        for n in (queries, keys)
+    )
+    assert prefix_attention._products_are_faster(query, key) is faster

@@ -11,36 +11,44 @@ from transformers import AutoModelForCausalLM
 from rest_pg.backends.models import supports_bfloat16
 from rest_pg.backends.protocols import GenerationRequest
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
-from rest_pg.bench.common import Comparison, endless_policy, product_rate, texts
+from rest_pg.bench.common import Comparison, endless_policy, product_rate, read_rate, texts
 from rest_pg.config import Decoding
 
 ROWS, PROMPT, SHORT, LONG = 32, 512, 32, 160
 
 
 def run(repeats: int) -> list[Comparison]:
-    """Measure decoding of 32 rows without loading and prefill: the difference of two lengths."""
+    """Measure decoding of 32 rows without loading and prefill: the difference of two lengths.
+
+    It is laid beside two bounds: this machine's products (hardware), and its memory, from which each step
+    reads all weights.
+    """
     (prompt,) = texts(1, PROMPT, offset=20)
     model = AutoModelForCausalLM.from_pretrained(endless_policy().path)
     n_weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-    rates, bounds = [], []
+    dtype = torch.bfloat16 if supports_bfloat16() else torch.float32
+    rates: list[float] = []
+    bounds: dict[str, list[float]] = {"hardware": [], "memory": []}
     for _ in range(repeats):
         seconds = _generate(prompt, LONG) - _generate(prompt, SHORT)
         rates.append(ROWS * (LONG - SHORT) / seconds)
-        dtype = torch.bfloat16 if supports_bfloat16() else torch.float32
-        bounds.append(product_rate(dtype) * 1e9 / (2 * n_weights))
+        bounds["hardware"].append(product_rate(dtype) * 1e9 / (2 * n_weights))
+        bounds["memory"].append(ROWS * read_rate() * 1e9 / (dtype.itemsize * n_weights))
+    return [_share(name, rates, bound) for name, bound in bounds.items()]
+
+
+def _share(name: str, rates: list[float], bounds: list[float]) -> Comparison:
     shares = [a / b for a, b in zip(rates, bounds, strict=True)]
-    return [
-        Comparison(
-            "decode",
-            f"{ROWS} rows P={PROMPT}",
-            "hardware",
-            statistics.median(rates),
-            statistics.median(bounds),
-            "tokens/s",
-            statistics.median(shares),
-            (min(shares), max(shares)),
-        )
-    ]
+    return Comparison(
+        "decode",
+        f"{ROWS} rows P={PROMPT}",
+        name,
+        statistics.median(rates),
+        statistics.median(bounds),
+        "tokens/s",
+        statistics.median(shares),
+        (min(shares), max(shares)),
+    )
 
 
 def _generate(prompt: str, n_tokens: int) -> float:

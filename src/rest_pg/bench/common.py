@@ -52,7 +52,7 @@ Side = Callable[[], int]
 def compare(
     loop: str, case: str, peer: str, unit: str, ours: Side, theirs: Side, repeats: int
 ) -> Comparison:
-    """Time both sides in turns, the order swapped each time, after one warm-up of ours.
+    """Time both sides in turns, the order swapped each time.
 
     Args:
         loop: sampling, judging, training or iteration.
@@ -155,6 +155,17 @@ def product_rate(dtype: torch.dtype, rows: int = 2048, size: int = 2048) -> floa
     return 2 * rows * size * size / statistics.median(seconds[2:]) / 1e9
 
 
+def read_rate(n_bytes: int = 2**28) -> float:
+    """Measure how fast this machine reads its memory, in GB/s, by a sum that all cores share."""
+    numbers = torch.zeros(n_bytes // 4)
+    seconds = []
+    for _ in range(8):
+        started = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - started)
+    return n_bytes / statistics.median(seconds[2:]) / 1e9
+
+
 def machine() -> str:
     """Name the machine as far as it matters here."""
     model = next(
@@ -170,6 +181,7 @@ def machine() -> str:
     rates = f"float32 products {product_rate(torch.float32):.0f} GFLOP/s"
     if supports_bfloat16():
         rates += f", bfloat16 {product_rate(torch.bfloat16):.0f}"
+    rates += f", memory {read_rate():.0f} GB/s"
     return f"{os.cpu_count()} cores, {model}, {rates}, torch {torch.__version__.partition('+')[0]}"
 
 

@@ -300,6 +300,17 @@ class Decoder {
             const size_t at = ((size_t)index * m_.rows + s.slot[chunk.row[row]]) * m_.kv_heads + head;
             return memory + at * m_.suffix_tokens * width;
         };
+        // the rows' own keys and values lie apart: asked for together, they are waited for once
+        auto ask = [](const bf16 *from, size_t numbers) {
+            for (size_t i = 0; i < numbers; i += 32) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
+        };
+        for (int row = 0; row < chunk.rows; row++) {
+            const int tokens = s.at[chunk.row[row]] + 1;
+            ask(suffix(m_.suffix_keys, row, size), (size_t)padded(tokens) * size);
+            for (int panel = 0; panel < wide; panel += PANEL)
+                ask(suffix(m_.suffix_values, row, wide) + (size_t)panel * m_.suffix_tokens,
+                    (size_t)pairs_of(tokens) * 2 * PANEL);
+        }
         for (int row = 0; row < chunk.rows; row++) {
             const int r = chunk.row[row], at = s.at[r];
             const float *projected = &projected_[(size_t)r * qkv_];
