@@ -171,7 +171,7 @@ def write_inputs(root: Path) -> dict[str, str]:
     write_mbox(root / "own.mbox", *letters)
     (root / "longlamp").mkdir()
     for split, users in (("train", "abc"), ("val", "de"), ("test", "fg")):
-        lines = [json.dumps(of_any_task(user, n)) for user in users for n in range(2)]
+        lines = [json.dumps(longer_abstract(user, n)) for user in users for n in range(2)]
         (root / "longlamp" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return {
         r"requests=FILE": f"requests={root / 'requests.jsonl'}",
@@ -185,13 +185,11 @@ def write_inputs(root: Path) -> dict[str, str]:
     }
 
 
-def of_any_task(user: str, number: int) -> dict[str, Any]:
-    """A record of LongLaMP's that fits each of its schemas."""
-    record = abstract(user, number) | {"reviewerId": user, "author": user}
+def longer_abstract(user: str, number: int) -> dict[str, Any]:
+    """A record of LongLaMP's abstracts whose profile's texts are all different."""
+    record = abstract(user, number)
     for document in record["profile"]:
-        text = f"{document['abstract']} by {user}"
-        document |= {"abstract": text, "reviewText": text, "content": text}
-        document |= {"summary": document["title"], "overall": 5, "description": "A pan"}
+        document["abstract"] += f" by {user}"
     return record
 
 

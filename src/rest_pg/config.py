@@ -63,8 +63,9 @@ class ExampleParams(Params):
 class LongLampParams(Params):
     """Which of LongLaMP's records become examples, and how much of each profile is kept."""
 
-    task: Literal["abstract_generation", "product_review", "topic_writing", "mixed"]
-    """Names the fields of a record; mixed: each record says its own, as the catalog names them."""
+    task: Literal["auto", "abstract_generation", "product_review", "topic_writing", "mixed"]
+    """Names the fields of a record; auto: the field that holds its user tells; mixed: each record says its own, as
+    the catalog names them."""
     setting: Literal["user", "temporal"]
     """user: no user may be in two splits. temporal: users are in all three."""
     max_examples: dict[Literal["train", "validation", "test"], int]

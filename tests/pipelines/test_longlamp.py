@@ -128,6 +128,27 @@ def test_tasks_are_mixed_and_keep_their_users_apart(tmp_path: Path) -> None:
         LongLampDataset()
 
 
+def test_the_task_is_told_by_the_field_that_holds_the_user() -> None:
+    auto = PARAMS.model_copy(update={"task": "auto"})
+    review = abstract("eve", 6) | {"reviewerId": "eve", "split": "train", "source": "line 1"}
+    del review["name"]
+    review["profile"] = [{"summary": "Fine", "reviewText": "Hot."}]
+    nobody = {k: v for k, v in review.items() if k != "reviewerId"} | {"source": "line 2"}
+    both = review | {"name": "eve", "source": "line 3"}
+    cut = {"unreadable": "no end", "split": "train", "source": "line 4"}
+    examples, counts = read_records([review, nobody, both, cut, *_records()], auto, seed=7)
+    assert [e.example_id for e in examples][0] == "product_review-train-1"
+    assert len(examples) == 5
+    assert examples[0].profile[0].searched == "Fine Hot."
+    found = [(r.source, r.field, r.expected) for r in counts.rejected]
+    users = "name or reviewerId or author"
+    assert found == [
+        ("line 2", users, "one of these fields, for the user"),
+        ("line 3", users, "one of these fields, for the user"),
+        ("line 4", "record", "one JSON object"),
+    ]
+
+
 def test_the_seed_draws_and_the_limit_bounds() -> None:
     many = [abstract(f"u{i}") | {"split": "train", "source": str(i)} for i in range(50)]
     drawn = [{e.user_id for e in read_records(many, PARAMS, seed)[0]} for seed in range(5)]

@@ -85,7 +85,7 @@ def read_records(
         task, split = task_of(record, params), SPLIT_NAMES[record["split"]]
         place = (task, split)
         numbers[place] += 1
-        problem = check_record(record, TASKS[task])
+        problem = check_record(record, TASKS.get(task))
         if problem:
             counts.rejected.append(problem)
             continue
@@ -113,11 +113,14 @@ def read_records(
 
 
 def task_of(record: Mapping[str, Any], params: LongLampParams) -> str:
-    """Return the task that names a record's fields.
+    """Return the task that names a record's fields; empty if that is to be told by them, and they don't.
 
     Raises:
         ValueError: tasks are mixed, and the record's is none of LongLaMP's.
     """
+    if params.task == "auto":
+        found = [name for name, task in TASKS.items() if task.user in record]
+        return found[0] if len(found) == 1 else ""
     if params.task != "mixed":
         return params.task
     task = str(record.get("task", ""))
@@ -129,8 +132,8 @@ def task_of(record: Mapping[str, Any], params: LongLampParams) -> str:
     return task
 
 
-def check_record(record: dict[str, Any], task: Task) -> RejectedRecord | None:
-    """Return what is wrong with a record, or None if it can be used."""
+def check_record(record: dict[str, Any], task: Task | None) -> RejectedRecord | None:
+    """Return what is wrong with a record, of no known task among others, or None if it can be used."""
 
     def reject(name: str, expected: str, found: object) -> RejectedRecord:
         shown = ascii(found)[:80]
@@ -140,6 +143,9 @@ def check_record(record: dict[str, Any], task: Task) -> RejectedRecord | None:
 
     if "unreadable" in record:
         return reject("record", "one JSON object", record["unreadable"])
+    if task is None:
+        names = " or ".join(known.user for known in TASKS.values())
+        return reject(names, "one of these fields, for the user", sorted(record))
     for name in (task.user, "input", "output"):
         if not isinstance(record.get(name), str) or not record[name].strip():
             return reject(name, "a text that is not empty", record.get(name))
