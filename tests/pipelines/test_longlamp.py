@@ -137,7 +137,7 @@ def test_the_task_is_told_by_the_field_that_holds_the_user() -> None:
     both = review | {"name": "eve", "source": "line 3"}
     cut = {"unreadable": "no end", "split": "train", "source": "line 4"}
     examples, counts = read_records([review, nobody, both, cut, *_records()], auto, seed=7)
-    assert [e.example_id for e in examples][0] == "product_review-train-1"
+    assert examples[0].example_id == "product_review-train-1"
     assert len(examples) == 5
     assert examples[0].profile[0].searched == "Fine Hot."
     found = [(r.source, r.field, r.expected) for r in counts.rejected]

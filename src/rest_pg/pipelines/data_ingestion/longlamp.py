@@ -134,30 +134,33 @@ def task_of(record: Mapping[str, Any], params: LongLampParams) -> str:
 
 def check_record(record: dict[str, Any], task: Task | None) -> RejectedRecord | None:
     """Return what is wrong with a record, of no known task among others, or None if it can be used."""
-
-    def reject(name: str, expected: str, found: object) -> RejectedRecord:
-        shown = ascii(found)[:80]
-        return RejectedRecord(
-            source=str(record["source"]), field=name, expected=expected, found=shown
-        )
-
     if "unreadable" in record:
-        return reject("record", "one JSON object", record["unreadable"])
+        return _reject(record, "record", "one JSON object", record["unreadable"])
     if task is None:
         names = " or ".join(known.user for known in TASKS.values())
-        return reject(names, "one of these fields, for the user", sorted(record))
+        return _reject(record, names, "one of these fields, for the user", sorted(record))
     for name in (task.user, "input", "output"):
         if not isinstance(record.get(name), str) or not record[name].strip():
-            return reject(name, "a text that is not empty", record.get(name))
+            return _reject(record, name, "a text that is not empty", record.get(name))
         if not _is_unicode(record[name]):
-            return reject(name, "valid Unicode, no lone surrogate", record[name])
+            return _reject(record, name, "valid Unicode, no lone surrogate", record[name])
+    return _check_profile(record, task)
+
+
+def _check_profile(record: dict[str, Any], task: Task) -> RejectedRecord | None:
     profile = record.get("profile")
     if not isinstance(profile, list) or not all(isinstance(item, dict) for item in profile):
-        return reject("profile", "a list of objects", profile)
+        return _reject(record, "profile", "a list of objects", profile)
     for number, item in enumerate(profile):
         if not any(name in item for name in task.text):
-            return reject(f"profile.{number}.{task.text[0]}", "a text", sorted(item))
+            return _reject(record, f"profile.{number}.{task.text[0]}", "a text", sorted(item))
     return None
+
+
+def _reject(record: dict[str, Any], name: str, expected: str, found: object) -> RejectedRecord:
+    return RejectedRecord(
+        source=str(record["source"]), field=name, expected=expected, found=ascii(found)[:80]
+    )
 
 
 def _to_example(
