@@ -91,7 +91,7 @@ class _Transformers:
 
     @torch.inference_mode()
     def _generate(self, prompts: list[str], m: int, n_tokens: int) -> int:
-        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True)
+        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True).to(self._model.device)
         output = self._model.generate(
             **inputs,
             do_sample=True,
