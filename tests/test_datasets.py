@@ -150,6 +150,28 @@ def test_a_policy_that_a_killed_run_had_not_saved_yet_is_swept(
     assert len(list(system.iterdir())) == 2
 
 
+def test_two_runs_may_sweep_the_same_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen a directory, and the other one has removed a file in it first."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".policy.{dead.pid}.tmp"
+    left.mkdir()
+    (left / "weights").write_text("half")
+    unlink = os.unlink
+
+    def unlink_behind_the_other(path: str, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        unlink(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as other:
+        other.setattr(os, "unlink", unlink_behind_the_other)
+        sweep_temporary(tmp_path)
+    assert sweep_temporary(tmp_path) == 0
+    assert not left.exists()
+
+
 def test_only_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -39,8 +39,11 @@ def sweep_temporary(root: Path) -> int:
     for path in [*root.rglob(f".*{TEMPORARY}"), *scratch]:
         owner = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
         if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            removed += 1
+            # runs of other projects may sweep the system's directory at the same time
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
+                missing_ok=True
+            )
+            removed += not path.exists()
     return removed
 
 

@@ -21,8 +21,10 @@ from rest_pg.backends.shared_prefix import SharedPrefixGenerator
 from rest_pg.config import Decoding
 
 native = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported() or not any(map(shutil.which, library.COMPILERS)),
-    reason="this CPU doesn't multiply bfloat16, or no C++ compiler is installed",
+    torch.cuda.is_available()
+    or not torch.cpu._is_avx512_bf16_supported()
+    or not any(map(shutil.which, library.COMPILERS)),
+    reason="a GPU is used, this CPU doesn't multiply bfloat16, or no C++ compiler is installed",
 )
 # around and beyond a panel of 64 tokens, an odd number, and the sliding window of the tests
 PROMPTS = [[(7 * i + n) % 250 for i in range(n)] for n in (3, 64, 131)]

