@@ -256,12 +256,14 @@ class Ledger:
 
     rows: dict[str, dict[str, int | str]] = field(default_factory=dict)
 
-    def add(self, fault: str, *, survived: bool, lost: int = 0, repeated: int = 0) -> None:
+    def add(
+        self, fault: str, *, survived: bool, lost: int = 0, repeated: int = 0, cases: int = 1
+    ) -> None:
         row = self.rows.setdefault(
             fault, {"fault": fault, "injected": 0, "survived": 0, "lost": 0, "repeated": 0}
         )
-        row["injected"] = int(row["injected"]) + 1
-        row["survived"] = int(row["survived"]) + survived
+        row["injected"] = int(row["injected"]) + cases
+        row["survived"] = int(row["survived"]) + survived * cases
         row["lost"] = int(row["lost"]) + lost
         row["repeated"] = max(int(row["repeated"]), repeated)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from rest_pg.records import Document, Example, PolicyCheckpoint, Profile, Retrie
 from rest_pg.responses import format_completion, parse_generation
 from rest_pg.sources import DocumentsDataset
 
-from .conftest import FULL
+from .conftest import FULL, Ledger
 
 CASES = 2000 if FULL else 60
 ODD = [
@@ -54,6 +57,28 @@ FUZZ = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+survived: Counter[str] = Counter()
+
+
+def counted(test: Callable[..., None]) -> Callable[..., None]:
+    """Count the cases that the test has met without a fault."""
+
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        test(*args, **kwargs)
+        survived[test.__name__] += 1
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def told(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[None]:
+    yield
+    met = survived[request.function.__name__]
+    if met:
+        ledger.add("anything read or parsed", survived=True, cases=met)
+
+
 FORMAT = ResponseFormat(reasoning=True, lead_in="Style:", bridge="So:")
 PASSAGES = PassageParams(min_words=3, max_words=30)
 LONGLAMP = LongLampParams(
@@ -82,6 +107,7 @@ def records(*fields: str) -> st.SearchStrategy[dict[str, Any]]:
 
 @FUZZ
 @given(st.lists(records("user", "text", "title", "date"), max_size=5))
+@counted
 def test_documents(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = tmp_path / "documents.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -91,6 +117,7 @@ def test_documents(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
 
 @FUZZ
 @given(st.binary(max_size=300))
+@counted
 def test_bytes_as_documents(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "documents.jsonl"
     path.write_bytes(content)
@@ -99,6 +126,7 @@ def test_bytes_as_documents(tmp_path: Path, content: bytes) -> None:
 
 @FUZZ
 @given(st.lists(records("name", "input", "output", "profile", "id"), max_size=5))
+@counted
 def test_longlamp_records(rows: list[dict[str, Any]]) -> None:
     raw = [{**row, "source": f"f, line {i}", "split": "train"} for i, row in enumerate(rows)]
     examples, counts = read_records(raw, LONGLAMP, seed=1)
@@ -107,6 +135,7 @@ def test_longlamp_records(rows: list[dict[str, Any]]) -> None:
 
 @FUZZ
 @given(st.binary(max_size=400))
+@counted
 def test_mail(tmp_path: Path, content: bytes) -> None:
     for name in ("m.eml", "m.mbox", "m.zip"):
         path = tmp_path / name
@@ -121,6 +150,7 @@ def test_mail(tmp_path: Path, content: bytes) -> None:
 
 @FUZZ
 @given(st.binary(max_size=300))
+@counted
 def test_saved_records(tmp_path: Path, content: bytes) -> None:
     dataset = RecordsDataset(filepath=str(tmp_path / "r.jsonl"), record="rest_pg.records.Score")
     (tmp_path / "r.jsonl").write_bytes(content)
@@ -130,6 +160,7 @@ def test_saved_records(tmp_path: Path, content: bytes) -> None:
 
 @FUZZ
 @given(VALUE)
+@counted
 def test_parameters(value: Any) -> None:
     kinds = [
         v for v in vars(config).values() if isinstance(v, type) and issubclass(v, config.Params)
@@ -143,6 +174,7 @@ def test_parameters(value: Any) -> None:
 
 @FUZZ
 @given(TEXT, st.sampled_from(["", "Style:", "Style:\nx\nSo:\n", "So:"]))
+@counted
 def test_generations(text: str, start: str) -> None:
     generation = Generation(
         example_id="e", sample_index=0, text=start + text, finished=True, n_tokens=1
@@ -160,6 +192,7 @@ def test_generations(text: str, start: str) -> None:
 
 @FUZZ
 @given(TEXT, TEXT, st.lists(TEXT, max_size=3))
+@counted
 def test_teacher(text: str, request_text: str, documents: list[str]) -> None:
     example = Example(
         example_id="e",
