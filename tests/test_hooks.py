@@ -151,7 +151,11 @@ def test_pairs_are_selected_and_learnt_from_or_the_run_doesnt_start(
 
 def test_a_failure_says_how_to_go_on_and_leaves_no_run_open(store, caplog) -> None:
     run = mlflow.start_run()
-    with caplog.at_level("ERROR", logger=hooks.__name__):
+    with caplog.at_level("INFO", logger=hooks.__name__):
+        MlflowRunHook().before_pipeline_run()
+        assert caplog.messages == [
+            f"MLflow run {run.info.run_name}, mlflow_run_id={run.info.run_id}"
+        ]
         MlflowRunHook().on_pipeline_error(
             ValueError("no disk"),
             {"env": "own", "pipeline_names": ["sft"], "runtime_params": {"seed": 3}},

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rest_pg import logs, progress
+from rest_pg import progress
 from rest_pg.logs import JsonFormatter, LogHook
 from rest_pg.progress import Audience, listening, track, tracked, whole
 
@@ -112,13 +112,3 @@ def test_an_unknown_format_is_refused() -> None:
     context = SimpleNamespace(config_loader={"parameters": {"log": "xml"}})
     with pytest.raises(ValueError, match="log='xml' is not one of text, json"):
         LogHook().after_context_created(context)
-
-
-def test_a_run_says_its_id_and_is_closed_in_one_line(monkeypatch, caplog) -> None:
-    lines = logging.getLogger(logs.MLFLOW_LOGGER)
-    monkeypatch.setattr(lines, "filters", [])
-    monkeypatch.setattr(lines, "level", logging.INFO)
-    LogHook().after_context_created(SimpleNamespace(config_loader={"parameters": {}}))
-    for line in ("run x has started", *["run x was closed"] * 3, "run y has started"):
-        lines.info(line)
-    assert caplog.messages == ["run x has started", "run x was closed", "run y has started"]

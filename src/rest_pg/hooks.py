@@ -300,7 +300,14 @@ class EngineHook:
 
 
 class MlflowRunHook:
-    """Leaves no MLflow run open in this process, and says how to go on after a failure."""
+    """Names the MLflow run, leaves none open in this process, and says how to go on after a failure."""
+
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self) -> None:
+        """Name the run: a killed one is gone on with by its id."""
+        run = mlflow.active_run()
+        if run is not None:
+            logger.info("MLflow run %s, mlflow_run_id=%s", run.info.run_name, run.info.run_id)
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,9 @@ from kedro.io import DataCatalog
 from mlflow.data.pandas_dataset import from_pandas
 
 from rest_pg.records import Example, TrainingExample
+
+# MLflow knows two names for one kind of source
+warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in")
 
 
 class InputsHook:

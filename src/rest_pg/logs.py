@@ -13,8 +13,6 @@ from kedro.framework.hooks import hook_impl
 from rest_pg.progress import Audience
 
 FORMATS = ("text", "json")
-MLFLOW_LOGGER = "kedro_mlflow.framework.hooks.mlflow_hook"
-"""It closes a stopped run in dozens of equal lines: one for each time that the run was entered."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,25 +36,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-class RepeatedFilter(logging.Filter):
-    """Leaves out a line that says what the line before it from the same logger said."""
-
-    def __init__(self, name: str = "") -> None:
-        super().__init__(name)
-        self._last = ""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the line is another one than the last."""
-        last, self._last = self._last, record.getMessage()
-        return self._last != last
-
-
 class LogHook:
     """Has the log speak to whom ``log`` names, before anything is run."""
 
     def __init__(self) -> None:
         self._plain: dict[logging.Handler, logging.Formatter | None] = {}
-        self._repeated = RepeatedFilter()
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
@@ -64,7 +48,8 @@ class LogHook:
         wanted = str(context.config_loader["parameters"].get("log", "text"))
         if wanted not in FORMATS:
             raise ValueError(f"log={wanted!r} is not one of {', '.join(FORMATS)}: name one")
-        logging.getLogger(MLFLOW_LOGGER).addFilter(self._repeated)
+        # the package raises its own level when it is imported; what it says of a run, MlflowRunHook says in one line
+        logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
         self.speak(wanted)
 
     def speak(self, wanted: str) -> None:

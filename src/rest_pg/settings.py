@@ -8,6 +8,9 @@ from rest_pg.hooks import PROJECT_HOOKS
 
 # Kedro's own call, at each start
 warnings.filterwarnings("ignore", message="register_new_resolver")
+# MLflow warns of a model of kedro-mlflow's, past all filters, when Kedro loads its commands a moment later
+with warnings.catch_warnings(record=True):
+    import kedro_mlflow.mlflow  # noqa: F401
 
 HOOKS = PROJECT_HOOKS
 

@@ -119,6 +119,6 @@ def shards_kept(run: Run) -> list[tuple[str, str]]:
 
 
 def run_id(run: Run) -> str:
-    match = re.search(r"Mlflow run '\S+' - '(\w+)' has started", run.text)
+    match = re.search(r"mlflow_run_id=(\w+)", run.text)
     assert match, run.text
     return match[1]
