@@ -49,7 +49,9 @@ def test_an_interruption_costs_one_shard_and_no_byte_changes(
 ) -> None:
     with pytest.raises(InterruptionError):
         resumable(tmp_path).generate(policy, REQUESTS, DECODING)
-    found = resumable(tmp_path).generate(policy, REQUESTS, DECODING)
+    second = resumable(tmp_path)
+    found = second.generate(policy, REQUESTS, DECODING)
+    assert second.reused_tokens == sum(g.n_tokens for g in found if g.example_id != "e4") > 0
     assert calls == [["e0", "e1"], ["e2", "e3"], ["e4"], ["e4"]]
     assert found == resumable(tmp_path / "anew").generate(policy, REQUESTS, DECODING)
     assert [(g.example_id, g.sample_index) for g in found] == [

@@ -68,6 +68,11 @@ class ResumableGenerator:
             samples=lambda request: len(request.seeds),
         )
 
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of the last call's samples that an earlier run had drawn."""
+        return sum(generation.n_tokens for generation in self._shards.reused)
+
 
 class ResumableReward:
     """Scores shard by shard with any reward, and keeps every finished shard on disk."""
@@ -114,6 +119,8 @@ class _Shards:
 
     def __init__(self, directory: str, size: int, engine: dict[str, Any]) -> None:
         self._root, self._size, self._engine = Path(directory), size, without_places(engine)
+        self.reused: list[Any] = []
+        """What the last call found in shards."""
 
     def work(
         self,
@@ -138,6 +145,7 @@ class _Shards:
         files = [own / f"{number:05}.jsonl" for number in range(len(parts))]
         shards = [RecordsDataset(filepath=str(file), record=record) for file in files]
         done = _load(shards)
+        self.reused = [result for part in done.values() for result in part]
         if done:
             logger.info("%d of %d shards were done already", len(done), len(parts))
         counts = [sum(map(samples, part)) for part in parts]

@@ -232,7 +232,7 @@ def list_costs(
             "stage": stage,
             "seconds": round(seconds, 1),
             "share": f"{seconds / total:.0%}",
-            "tokens a second": round(rate),
+            "tokens a second": round(rate) or "reused",  # drawn by an earlier run
         }
         for stage, seconds, rate in rows
     ]

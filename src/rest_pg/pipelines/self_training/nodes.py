@@ -90,7 +90,8 @@ def draw_samples(
         stage: enters the seeds: ``iteration_t`` or ``evaluation``.
 
     Returns:
-        The samples, by prompt and index; and tokens, seconds and tokens per second.
+        The samples, by prompt and index; and tokens, this run's seconds, and tokens per second, of those that
+        no earlier run had drawn.
     """
     started = time.perf_counter()
     requests = [
@@ -107,6 +108,7 @@ def draw_samples(
     samples = [parse_generation(generation, response_format) for generation in generations]
     seconds = time.perf_counter() - started
     n_tokens = sum(sample.n_tokens for sample in samples)
+    drawn = n_tokens - getattr(generator, "reused_tokens", 0)
     malformed = sum(bool(sample.malformed) for sample in samples)
     logger.info(
         "drew %d samples from %d prompts: %d tokens in %.0f s; %d malformed, %d not ended",
@@ -121,7 +123,7 @@ def draw_samples(
         "samples": len(samples),
         "tokens": n_tokens,
         "seconds": seconds,
-        "tokens_per_second": n_tokens / seconds,
+        "tokens_per_second": drawn / seconds,
     }
 
 
