@@ -69,7 +69,7 @@ def test_runs_that_are_stopped_in_every_stage_end_as_one_that_was_not(
         assert chain.lost == set()
         assert chain.repeated == 0
         assert chain.left_over == []
-        assert set(chain.again) <= {"log_results"}
+        assert set(chain.again) <= {"evaluation.log_results"}
 
 
 def stop_in_every_stage(

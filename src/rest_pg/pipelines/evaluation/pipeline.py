@@ -131,5 +131,8 @@ def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
             ),
             node(describe_run, "results", "run_description", name="describe_run"),
             node(log_results, ["results", "report"], None, name="log_results"),
-        ]
+        ],
+        # one box in kedro-viz, with the systems that it compares
+        namespace="evaluation",
+        prefix_datasets_with_namespace=False,
     )
