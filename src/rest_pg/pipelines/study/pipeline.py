@@ -264,5 +264,8 @@ def _create_comparison(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
                 name="describe_study",
             ),
             node(log_study, ["study", "study_contrasts", "study_report"], None, name="log_study"),
-        ]
+        ],
+        # one box in kedro-viz, behind one for each seed
+        namespace="comparison",
+        prefix_datasets_with_namespace=False,
     )
