@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -66,7 +67,11 @@ def create_report(
             examples, profiles, scored, seed, system=list(scored)[-1], baseline=BASELINE
         ),
         iterations=browse_iterations(examples, drawn, kept, seed),
-        counts={"users": len({e.user_id for e in own}), "examples": len(own)},
+        counts={
+            "users": len({e.user_id for e in own}),
+            "examples": len(own),
+            "words": fmean([len(e.reference.split()) for e in own] or [0]),
+        },
         statistics=data_statistics.to_dict("records"),
         seed=seed,
     )
