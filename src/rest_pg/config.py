@@ -203,6 +203,9 @@ class PreferenceParams(Params):
     """What of two samples is compared: all that they chose to write; or their responses alone, each behind the
     reasoning path that led to it. The reward saw no path, so what a path adds to a pair is mostly noise; paths are
     then learnt by the best samples' likelihood."""
+    longest_rejected: float | None = Field(default=None, gt=0)
+    """A rejected sample counts up to so many times the chosen one's tokens; none: whole. One that didn't end is
+    the longest of its prompt, and DPO's sum over all of its tokens makes a policy's texts shorter and shorter."""
     beta: float = Field(gt=0)
     """How much a change of the log-likelihood ratio counts; smaller lets the policy move further."""
     per_token: bool = False

@@ -216,7 +216,8 @@ def test_pairs_of_responses_leave_out_what_stands_in_front(policy) -> None:
             texts, (1.0, -1.0, -1.0, -1.0), [("Style:", "So:")] * 4, strict=True
         )
     ]
-    (row,) = tokenize_rows(tokenizer, examples, 64, compare_responses=True)
+    responses = PreferenceParams(beta=1, likelihood=0, compares="response")
+    (row,) = tokenize_rows(tokenizer, examples, 64, preference=responses)
     compared = [
         "".join(c for c, is_fixed in zip(text, own[:-1], strict=True) if not is_fixed)
         for text, own in zip(texts, row["fixed"], strict=True)
@@ -224,8 +225,29 @@ def test_pairs_of_responses_leave_out_what_stands_in_front(policy) -> None:
     assert compared == list(texts.values())
     # without a reasoning path all of a text is its response
     plain = [replace(example, fixed=()) for example in examples]
-    (row,) = tokenize_rows(tokenizer, plain, 64, compare_responses=True)
+    (row,) = tokenize_rows(tokenizer, plain, 64, preference=responses)
     assert all(own == [False] * (len(own) - 1) + [True] for own in row["fixed"])
+
+
+def test_a_rejected_sample_counts_as_far_as_the_chosen_ones_length_allows(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)  # a token a byte
+    texts = {"abcde": 1.0, "abc": 1.0, "vwxyzvwxyz": -1.0, "vwx": -1.0}
+    examples = [
+        TrainingExample(
+            example_id="a", prompt="<s>", completion=t, weight=w, finished=t != "vwxyzvwxyz"
+        )
+        for t, w in texts.items()
+    ]
+    for longest, left in ((None, 0), (1.0, 4), (1.25, 3), (9.0, 0)):
+        preference = PreferenceParams(beta=1, likelihood=0, longest_rejected=longest)
+        (row,) = tokenize_rows(tokenizer, examples, 64, preference=preference)
+        # 6 tokens of the longest chosen one, its end among them; each end is the format's
+        assert row["fixed"] == [
+            [*[False] * 5, True],
+            [*[False] * 3, True],
+            [*[False] * (10 - left), *[True] * left],
+            [*[False] * 3, True],
+        ]
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])

@@ -92,7 +92,7 @@ class SharedPromptTrainer:
             examples,
             params.max_tokens,
             share,
-            compare_responses=bool(params.preference and params.preference.compares == "response"),
+            preference=params.preference,
         )
         target = self._make_target()
         training = Training(

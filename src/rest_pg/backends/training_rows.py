@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rest_pg.config import TrainingParams
+from rest_pg.config import PreferenceParams, TrainingParams
 from rest_pg.records import TrainingExample
 
 
@@ -15,7 +15,7 @@ def tokenize_rows(
     max_tokens: int,
     share: bool = True,
     *,
-    compare_responses: bool = False,
+    preference: PreferenceParams | None = None,
 ) -> list[dict[str, Any]]:
     """Group examples by prompt, as token ids: every finished completion ends with the end token.
 
@@ -24,13 +24,15 @@ def tokenize_rows(
         examples: completions of one example share its prompt.
         max_tokens: of a prompt with one completion.
         share: whether a row may hold several completions.
-        compare_responses: whether pairs say nothing of what stands in front of a response, either.
+        preference: what of two samples a pair compares; none: all but what the format sets.
 
     Raises:
         ValueError: an example is longer than ``max_tokens``, or the tokenizer has no end token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token, so a policy could never stop: set one")
+    preference = preference or PreferenceParams(beta=1, likelihood=0)
+    spans_of = _in_front if preference.compares == "response" else _spans
     in_pairs = any(example.weight < 0 for example in examples)
     rows: dict[Any, dict[str, Any]] = {}
     for number, example in enumerate(examples):
@@ -54,7 +56,7 @@ def tokenize_rows(
         row["completions"].append(ids)
         row["weights"].append(float(example.weight))
         if in_pairs:
-            spans = _in_front(example) if compare_responses else _spans(example)
+            spans = spans_of(example)
             fixed = [
                 any(start < end_of and end > start_of for start_of, end_of in spans)
                 for start, end in completion.get("offset_mapping", [[0, 0]] * len(ids))
@@ -62,7 +64,19 @@ def tokenize_rows(
             # to end is the format's too
             row.setdefault("fixed", []).append(fixed[: len(completion.input_ids)])
             row["fixed"][-1] += [True] * (len(ids) - len(completion.input_ids))
+    if in_pairs and preference.longest_rejected:
+        for row in rows.values():
+            _leave_out_ends(row, preference.longest_rejected)
     return list(rows.values())
+
+
+def _leave_out_ends(row: dict[str, Any], longest: float) -> None:
+    """Take a rejected completion's tokens behind ``longest`` times the longest chosen one's out of pairs."""
+    weighed = list(zip(row["completions"], row["weights"], strict=True))
+    end = int(longest * max((len(own) for own, weight in weighed if weight > 0), default=0))
+    for number, (own, weight) in enumerate(weighed):
+        if weight < 0:
+            row["fixed"][number][end:] = [True] * (len(own) - end)
 
 
 def _spans(example: TrainingExample) -> list[tuple[int, int]]:
