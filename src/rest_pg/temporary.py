@@ -40,9 +40,10 @@ def sweep_temporary(root: Path) -> int:
         owner = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
         if owner.isdigit() and not _is_alive(int(owner)):
             # runs of other projects may sweep the system's directory at the same time
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
-                missing_ok=True
-            )
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed += not path.exists()
     return removed
 

@@ -237,7 +237,7 @@ def list_costs(
             "stage": stage,
             "seconds": round(seconds, 1),
             "share": f"{seconds / total:.0%}",
-            "tokens a second": round(rate) or "reused",  # drawn by an earlier run
+            "tokens a second": round(rate) if rate else "reused",  # drawn by an earlier run
         }
         for stage, seconds, rate in rows
     ]
