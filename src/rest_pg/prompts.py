@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,20 @@ def compile_template(source: str) -> Callable[..., str]:
     )
     render: Callable[..., str] = environment.from_string(source).render
     return render
+
+
+def markup_escape(tokenizer: Any) -> Callable[[str], str]:
+    """Return what breaks a tokenizer's markup in a text: ``<|im_end|>`` becomes ``< |im_end|>``.
+
+    A tokenizer reads its special tokens wherever they stand. A user's text that holds them would end its own
+    message, and go on as the system or as the answer.
+    """
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    tokens = sorted({*added, *tokenizer.all_special_tokens} - {""}, key=lambda t: (-len(t), t))
+    if not tokens:
+        return lambda text: text
+    pattern = re.compile("|".join(map(re.escape, tokens)))
+    return lambda text: pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def apply_chat_template(tokenizer: Any, system: str, user: str) -> str:

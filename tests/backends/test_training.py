@@ -126,6 +126,14 @@ def test_the_same_seed_trains_the_same_weights(policy) -> None:
     assert weights[0] == weights[1]
 
 
+def test_an_end_token_that_a_user_wrote_is_learnt_as_text(policy) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy.path)
+    (row,) = tokenize_rows(tokenizer, [replace(EXAMPLES[0], completion="a</s>b")], 64)
+    (ids,) = row["completions"]
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids[:-1]) == "a</s>b"
+
+
 def test_what_was_cut_off_has_no_end_token(policy) -> None:
     tokenizer = AutoTokenizer.from_pretrained(policy.path)
     cut_off = replace(EXAMPLES[1], weight=-1.0, finished=False)

@@ -13,7 +13,7 @@ from kedro.utils import load_obj
 from rest_pg.backends.likelihood import LikelihoodScorer
 from rest_pg.backends.models import EMBEDDED
 from rest_pg.backends.protocols import Judged, LevelScorer, Target
-from rest_pg.prompts import apply_chat_template, compile_template
+from rest_pg.prompts import apply_chat_template, compile_template, markup_escape
 from rest_pg.records import Sample, Score
 
 LEVELS = (1, 3, 5, 7, 10)
@@ -28,7 +28,8 @@ class RubricJudge:
     that 10 doesn't lose to 1 where digits are tokens of their own.
 
     Texts reach the judge between fences that hold a number which no policy can know beforehand, so
-    that a response can't close its fence and go on as the judge's instructions.
+    that a response can't close its fence and go on as the judge's instructions; and the judge's own markup is
+    escaped in them, so that a response can't end the message it stands in.
     """
 
     def __init__(
@@ -95,38 +96,48 @@ class RubricJudge:
                 groups.setdefault(sample.example_id, []).append(i)
         scores = [Score(reward=0.0) for _ in samples]
         answers = [f"{level}{self._terminator}" for level in self._levels]
-        judged = []
-        for example_id, own in groups.items():
-            before, after = self._prompt(example_id, targets[example_id])
-            candidates = tuple(samples[i].response for i in own)
-            judged.append(Judged(before=before, candidates=candidates, after=after))
+        judged = [
+            self._judged(example_id, targets[example_id], [samples[i].response for i in own])
+            for example_id, own in groups.items()
+        ]
         logs = self._scorer.score_levels(judged, answers) if judged else []
         for own, rows in zip(groups.values(), logs, strict=True):
             for i, levels in zip(own, rows, strict=True):
                 scores[i] = self._read(levels)
         return scores
 
-    def _prompt(self, example_id: str, target: Target) -> tuple[str, str]:
-        """Return what stands before and behind the response."""
+    def _judged(self, example_id: str, target: Target, responses: Sequence[str]) -> Judged:
+        """Return the judge's prompt, around each response."""
+        tokenizer = self._scorer.tokenizer
+        escape = markup_escape(tokenizer)
         # the policy sees neither the reference nor this digest of it
         key = hashlib.sha256(f"{example_id}\0{target.reference}".encode()).hexdigest()
         fence, place = key[:12], key[12:44]
         text = self._render(
-            input=target.input,
-            reference=target.reference,
+            input=escape(target.input),
+            reference=escape(target.reference),
             response=place,
             fence=fence,
             levels=self._levels,
         )
-        written = apply_chat_template(self._scorer.tokenizer, self._system, text)
+        written = apply_chat_template(tokenizer, self._system, text)
         before, found, after = written.partition(place)
         if not found:
             raise ValueError("the judge's template has no {{ response }}: add it")
-        return before, after
+        return Judged(before=before, candidates=tuple(map(escape, responses)), after=after)
 
     def _read(self, logs: Sequence[float]) -> Score:
-        """Turn the levels' log-probabilities into a reward; equal levels count as the lower one."""
+        """Turn the levels' log-probabilities into a reward; equal levels count as the lower one.
+
+        Raises:
+            ValueError: they are none, as from weights that overflow in half precision.
+        """
         highest = max(logs)
+        if not math.isfinite(highest) or any(map(math.isnan, logs)):
+            raise ValueError(
+                f"the judge gives the levels {list(self._levels)} the log-probabilities {list(logs)}, and "
+                "none can be read from them: run it in bfloat16 or float32, or name another model"
+            )
         weights = [math.exp(value - highest) for value in logs]
         shares = [weight / sum(weights) for weight in weights]
         if self._aggregation == "argmax":

@@ -126,17 +126,21 @@ class Servers:
 
     def _model_of(self, address: str, policy: PolicyCheckpoint) -> str:
         """Return what a server calls the policy; raise if it holds another, or can't tell."""
-        cards = self._ask_server("GET", f"{address}/models").get("data", [])
+        answer = self._ask_server("GET", f"{address}/models")
+        try:
+            cards = [(str(card["id"]), card.get("root")) for card in answer["data"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ServerError(f"{address} can't say which models it serves: {error!r}.") from error
         # what was put into the server while it ran is worth more than what it was started with
         version = self._version_of(address)
         name = policy_name(policy)
         if not version.startswith(NAME):
-            for card in cards:
-                if card["id"] == name or _is_at(card.get("root") or card["id"], policy):
-                    return str(card["id"])
+            for own, root in cards:
+                if own == name or _is_at(str(root or own), policy):
+                    return own
         if cards and (version == name or (self._load_policies and self._load(address, policy))):
-            return str(cards[0]["id"])
-        found = version if version.startswith(NAME) else ", ".join(card["id"] for card in cards)
+            return cards[0][0]
+        found = version if version.startswith(NAME) else ", ".join(own for own, _ in cards)
         raise ServerError(
             f"{address} serves {found}, and {policy.path} ({name}) was asked for. Start it on that policy, "
             f"`vllm serve {policy.path.absolute()} --served-model-name {name}`, and go on with "
@@ -236,7 +240,7 @@ class Servers:
         try:
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
             written = [_read(choice, wanted) for choice in choices]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ServerError(f"{address} answered what can't be read: {error!r}.") from error
         if len(written) != body["n"]:
             raise ServerError(
@@ -255,9 +259,13 @@ class Servers:
                 refused = 400 <= response.status_code < 500 and response.status_code != BUSY
                 kind = RefusalError if refused else ServerError
                 raise kind(f"{url} answered {response.status_code}: {words}.")
-            answer: dict[str, Any] = response.json() if response.content else {}
+            answer = response.json() if response.content else {}
         except requests.RequestException as error:
             raise ServerError(f"{url} didn't answer ({type(error).__name__}).") from error
+        if not isinstance(answer, dict):
+            raise ServerError(
+                f"{url} answered {str(answer)[:300]!r}, where an object was expected."
+            )
         return answer
 
 
@@ -305,8 +313,9 @@ def _read(choice: Mapping[str, Any], wanted: Sequence[int]) -> Written:
         raise ValueError(f"finish_reason={reason!r}")
     tokens = choice.get("token_ids")
     written = Written(
-        tokens=list(tokens or ()),
-        text=choice["text"] if tokens is None else None,
+        tokens=[int(token) for token in tokens or ()],
+        # halves of characters, which JSON can hold and no file of ours
+        text=str(choice["text"]).encode("utf-8", "replace").decode() if tokens is None else None,
         ended=reason == "stop",
     )
     if wanted:

@@ -14,7 +14,7 @@ from kedro.utils import load_obj
 from rest_pg.backends.models import import_model, load_tokenizer
 from rest_pg.backends.protocols import GenerationRequest, Generator
 from rest_pg.config import Decoding
-from rest_pg.prompts import apply_chat_template, compile_template, fit_documents
+from rest_pg.prompts import apply_chat_template, compile_template, fit_documents, markup_escape
 from rest_pg.records import Example, PolicyCheckpoint, Profile, ReasoningPath
 from rest_pg.text import content_words, copied_share, sentences, words
 
@@ -166,16 +166,19 @@ class LLMTeacher:
 
     def _prompt(self, example: Example, profile: Profile, policy: PolicyCheckpoint) -> str:
         tokenizer = load_tokenizer(policy)
+        escape = markup_escape(tokenizer)
         return fit_documents(
             tokenizer,
             lambda context: apply_chat_template(
                 tokenizer,
                 self._system,
                 self._render(
-                    instruction=example.input, context=context, reference=example.reference
+                    instruction=escape(example.input),
+                    context=context,
+                    reference=escape(example.reference),
                 ),
             ),
-            [document.text for document in profile.documents],
+            [escape(document.text) for document in profile.documents],
             self._max_tokens,
             example.example_id,
         ).text

@@ -40,6 +40,7 @@ def tokenize_rows(
         completion = tokenizer(
             example.completion,
             add_special_tokens=False,
+            split_special_tokens=True,  # a user's text that holds an end token doesn't end there
             verbose=False,
             return_offsets_mapping=in_pairs and bool(example.fixed),
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.protocols import Teacher
 from rest_pg.config import PromptParams, ResponseFormat
-from rest_pg.prompts import apply_chat_template, compile_template, fit_documents
+from rest_pg.prompts import apply_chat_template, compile_template, fit_documents, markup_escape
 from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath, Split
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def create_prompts(
 ) -> tuple[list[Prompt], dict[str, float]]:
     """Render the generation input of each example (fig. 6) within its token budget.
 
-    The reference is not given to the template, so it can't reach a prompt.
+    The reference is not given to the template, so it can't reach a prompt. The model's own markup is escaped in
+    users' texts.
 
     Returns:
         The prompts, and figures: prompts, their token counts, and what the budget cut.
@@ -34,7 +35,7 @@ def create_prompts(
         ValueError: a prompt doesn't fit the budget even without documents.
     """
     tokenizer = load_tokenizer(policy)
-    render = compile_template(template)
+    render, escape = compile_template(template), markup_escape(tokenizer)
     found = {profile.example_id: profile for profile in profiles}
     prompts = []
     for example in examples:
@@ -44,10 +45,12 @@ def create_prompts(
                 tokenizer,
                 params.system,
                 render(
-                    instruction=example.input, context=context, reasoning=response_format.reasoning
+                    instruction=escape(example.input),
+                    context=context,
+                    reasoning=response_format.reasoning,
                 ),
             ),
-            [d.text for d in found[example.example_id].documents],
+            [escape(d.text) for d in found[example.example_id].documents],
             params.max_tokens,
             example.example_id,
         )
