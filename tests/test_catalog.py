@@ -89,3 +89,19 @@ def test_one_parameter_on_the_command_line_leaves_its_group_as_it_is(env: str) -
     ]
     assert after["selection"] == {**before["selection"], "max_per_prompt": 2}
     assert after["maximization"] == {**before["maximization"], "epochs": 5}
+
+
+def test_other_data_is_trained_on_as_the_default_is() -> None:
+    """A group in an environment replaces the whole of the base's: what it leaves out is lost."""
+    loaders = {
+        env: OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env=env)
+        for env in ("local", "longlamp")
+    }
+    trained = {
+        env: {k: loader["parameters"][k] for k in ("sft", "maximization")}
+        for env, loader in loaders.items()
+    }
+    for group in trained["local"]:
+        base, other = trained["local"][group], trained["longlamp"][group]
+        assert other.pop("max_tokens") > base.pop("max_tokens")
+        assert other == base
