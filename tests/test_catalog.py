@@ -20,7 +20,7 @@ def test_every_dataset_of_every_pipeline_is_in_the_catalog(
         "data_format": data_format,
         "study": {"seeds": [1, 2]},
         "selection": loader["parameters"]["selection"],
-        "experiments": {"budgets": [2, 4], "shares": [1.0]},
+        "experiments": loader["parameters"]["experiments"],
         "dry_run": False,
         "inference": {"policy": None},
     }

@@ -62,6 +62,9 @@ def register_pipelines() -> dict[str, Pipeline]:
             n_iterations, parameters["experiments"]["shares"]
         ),
         "forced_paths": experiments.create_forced_paths(n_iterations),
+        "path_effect": experiments.create_path_effect(
+            n_iterations, **parameters["experiments"]["path_effect"]
+        ),
         "calibration": calibration.create_pipeline(),
         "plan": plan.create_pipeline(),
         "forget": forget.create_pipeline(),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from conftest import document, example
@@ -8,6 +10,7 @@ from rest_pg.pipelines.evaluation.nodes import METRICS
 from rest_pg.pipelines.experiments import (
     create_exploration,
     create_forced_paths,
+    create_path_effect,
     create_shuffled_profiles,
     create_starts,
 )
@@ -19,6 +22,11 @@ from rest_pg.pipelines.experiments.nodes import (
     shuffle_profiles,
     take_first,
 )
+from rest_pg.pipelines.experiments.path_effect import (
+    decompose_reward,
+    open_paths,
+    plot_decomposition,
+)
 from rest_pg.prompts import count_tokens
 from rest_pg.records import PolicyCheckpoint, Prompt, ReasoningPath, Sample, Score, ScoredSample
 
@@ -27,6 +35,8 @@ PARAMS = EvaluationParams(
     decoding=Decoding(temperature=0.7, top_p=1, max_new_tokens=8),
     n_bootstrap=200,
 )
+
+FORMAT = ResponseFormat(reasoning=True, lead_in="Style:", bridge="So:")
 
 
 def scored(example_id: str, index: int) -> ScoredSample:
@@ -147,9 +157,8 @@ def held_out_prompts() -> tuple[list[Prompt], list[ReasoningPath]]:
 def test_paths_stand_behind_held_out_prompts(
     source: str, expected: list[str], policy: PolicyCheckpoint
 ) -> None:
-    response_format = ResponseFormat(reasoning=True, lead_in="Style:", bridge="So:")
     prompts, paths = held_out_prompts()
-    forced = force_paths(prompts, paths, policy, response_format, 7, source=source)
+    forced = force_paths(prompts, paths, policy, FORMAT, 7, source=source)
     assert [p.example_id for p in forced] == ["xa", "xb", "xc", "xd"]
     assert [p.text.removeprefix("ask\n") for p in forced][:3] == expected
     tokenizer = load_tokenizer(policy)
@@ -162,6 +171,81 @@ def test_forced_responses_are_read_without_a_path() -> None:
     assert {"prompts", "params:response_format", "policy_2"} <= set(own.inputs)
     forced = produced["forced_paths.teacher.evaluation.samples"]
     assert {"forced_paths.teacher.prompts", "params:direct_response_format"} <= set(forced.inputs)
+
+
+def with_path(example_id: str, index: int, path: str, malformed: str = "") -> Sample:
+    drawn = scored(example_id, index).sample
+    return replace(drawn, reasoning_path=path, malformed=malformed)  # type: ignore[arg-type]
+
+
+def test_the_first_different_paths_of_a_prompt_are_gone_on_from(policy: PolicyCheckpoint) -> None:
+    prompts, _ = held_out_prompts()
+    samples = [
+        with_path("xa", 0, "short"),
+        with_path("xa", 1, "short"),
+        with_path("xa", 2, "cut", "repeated_bridge"),
+        with_path("xa", 3, "long"),
+        with_path("xa", 4, "third"),
+        with_path("xb", 0, "alone"),
+        with_path("xc", 0, "one"),
+        with_path("xc", 1, "two"),
+    ]
+    opened = open_paths(prompts, samples, policy, FORMAT, paths_per_prompt=2)
+    assert [(p.example_id, p.text) for p in opened] == [
+        ("xa/path_0", "ask\nStyle:\nshort\nSo:\n"),
+        ("xa/path_1", "ask\nStyle:\nlong\nSo:\n"),
+        ("xc/path_0", "ask\nStyle:\none\nSo:\n"),
+        ("xc/path_1", "ask\nStyle:\ntwo\nSo:\n"),
+    ]
+    tokenizer = load_tokenizer(policy)
+    assert [p.n_tokens for p in opened] == [count_tokens(tokenizer, p.text) for p in opened]
+    with pytest.raises(ValueError, match="1 of 5 prompts have two different reasoning paths"):
+        open_paths(prompts, samples[:-1], policy, FORMAT, paths_per_prompt=2)
+    with pytest.raises(ValueError, match="reasoning=false"):
+        open_paths(prompts, samples, policy, ResponseFormat(reasoning=False), paths_per_prompt=2)
+
+
+def test_what_decides_a_reward_worked_by_hand() -> None:
+    rewards = {
+        "xa/path_0": (0.2, 0.4),
+        "xa/path_1": (0.6, 0.8),
+        "xb/path_0": (0.5, 0.5),
+        "xb/path_1": (0.1, 0.3),
+    }
+    drawn = [
+        replace(scored(name, i), score=Score(reward=reward))
+        for name, own in rewards.items()
+        for i, reward in enumerate(own)
+    ]
+    (a, b, *_), _ = held_out_prompts()
+    prompts = [
+        replace(prompt, example_id=f"{prompt.example_id}/path_{number}")
+        for prompt in (a, b)
+        for number in range(2)
+    ]
+    table = decompose_reward(drawn, prompts, PARAMS, 7).set_index("component")
+    # within the paths 0.02 and 0.01; among their means 0.08 and 0.045, of which responses leave half of that;
+    # the prompts' means, 0.5 and 0.35, vary by 0.01125, of which paths and responses leave 0.03125
+    assert table["variance"].to_dict() == pytest.approx(
+        {"prompt": -0.02, "path": 0.055, "response": 0.015}
+    )
+    assert table["share"].to_dict() == pytest.approx({"prompt": -0.4, "path": 1.1, "response": 0.3})
+    assert (table["n_users"] == 2).all()
+    assert (table["n_prompts"] == 2).all()
+    assert (table["ci_low"] <= table["share"]).all()
+    assert (table["share"] <= table["ci_high"]).all()
+    (points,) = plot_decomposition(table.reset_index()).data
+    assert list(points.y) == pytest.approx([-0.4, 1.1, 0.3])
+
+
+def test_responses_are_drawn_behind_the_paths_of_the_last_iteration() -> None:
+    produced = {name: node for node in create_path_effect(3, 2, 4).nodes for name in node.outputs}
+    assert "iteration_3.samples" in produced["path_effect.prompts"].inputs
+    drawn = produced["path_effect.samples"]
+    assert {"policy_2", "path_effect.prompts", "params:direct_response_format"} <= set(drawn.inputs)
+    assert drawn.func.keywords == {"iteration": 3, "samples_per_prompt": 4}
+    with pytest.raises(ValueError, match="1 paths of 4 responses: take 2"):
+        create_path_effect(3, 1, 4)
 
 
 @pytest.mark.parametrize("budgets", [[], [4, 2], [0, 1], [2, 2]])

@@ -3,6 +3,7 @@
 from rest_pg.pipelines.experiments.pipeline import (
     create_exploration,
     create_forced_paths,
+    create_path_effect,
     create_shuffled_profiles,
     create_starts,
 )
@@ -10,6 +11,7 @@ from rest_pg.pipelines.experiments.pipeline import (
 __all__ = [
     "create_exploration",
     "create_forced_paths",
+    "create_path_effect",
     "create_shuffled_profiles",
     "create_starts",
 ]

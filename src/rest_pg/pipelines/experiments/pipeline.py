@@ -4,6 +4,7 @@ exploration         m samples per prompt (fig. 2): drawn once, the largest m; a 
 starts              what the last M-step starts from (fig. 4)
 shuffled_profiles   the share of held-out examples that get another user's profile (fig. 5)
 forced_paths        the reasoning path that the last policy writes behind: its own, the teacher's, another's, none
+path_effect         several responses behind each of several paths: how much of the reward the path decides
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from rest_pg.pipelines.experiments.nodes import (
     plot_table,
     shuffle_profiles,
     take_first,
+)
+from rest_pg.pipelines.experiments.path_effect import (
+    decompose_reward,
+    open_paths,
+    plot_decomposition,
 )
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
 from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
@@ -202,6 +208,65 @@ def create_forced_paths(n_iterations: int) -> Pipeline:
             response_format="direct_response_format",
         )
     return placed + _conclude("forced_paths", cases)
+
+
+def create_path_effect(n_iterations: int, paths: int, responses: int) -> Pipeline:
+    """Return the experiment on how much of the reward the paths of the last E-step decide.
+
+    Args:
+        n_iterations: T, whose samples' paths are gone on from.
+        paths: of a prompt, at most.
+        responses: drawn behind each path.
+
+    Raises:
+        ValueError: there are fewer than two of either, so that they have no variance.
+    """
+    if min(paths, responses) < 2:
+        raise ValueError(f"experiments.path_effect: {paths} paths of {responses} responses: take 2")
+    policy = f"policy_{n_iterations - 1}"  # the one that wrote them
+    return Pipeline(
+        [
+            node(
+                bind(open_paths, paths_per_prompt=paths),
+                [
+                    *("prompts", f"iteration_{n_iterations}.samples", policy),
+                    "params:response_format",
+                ],
+                "path_effect.prompts",
+                name="open_paths",
+            ),
+            node(
+                bind(sample_responses, iteration=n_iterations, samples_per_prompt=responses),
+                [
+                    *(policy, "path_effect.prompts", "generator", "params:direct_response_format"),
+                    *("params:expectation", "params:seed"),
+                ],
+                ["path_effect.samples", "path_effect.sampling_figures"],
+                name="sample_behind_paths",
+            ),
+            node(
+                score_samples,
+                ["path_effect.samples", "path_effect.prompts", "reward"],
+                "path_effect.scored_samples",
+                name="score_behind_paths",
+            ),
+            node(
+                decompose_reward,
+                [
+                    *("path_effect.scored_samples", "path_effect.prompts"),
+                    *("params:evaluation", "params:seed"),
+                ],
+                "path_effect_table",
+                name="decompose_reward",
+            ),
+            node(
+                plot_decomposition,
+                "path_effect_table",
+                "path_effect_plot",
+                name="plot_path_effect",
+            ),
+        ]
+    )
 
 
 def _evaluate(
