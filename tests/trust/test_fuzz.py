@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -90,7 +91,10 @@ def counted(test: Callable[..., None]) -> Callable[..., None]:
 
 
 @pytest.fixture(autouse=True)
-def told(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[None]:
+def told(
+    request: pytest.FixtureRequest, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    caplog.set_level(logging.WARNING, "rest_pg")  # thousands of cases would each have their line
     yield
     met = survived[request.function.__name__]
     if met:
