@@ -11,6 +11,7 @@ from kedro.pipeline import Pipeline, node
 from pydantic import BaseModel
 
 from rest_pg import hooks, pipeline_registry
+from rest_pg.config import LongLampParams
 from rest_pg.datasets import RecordsDataset
 from rest_pg.freshness import Origin, backend_key, code_of, flatten, origins_of
 from rest_pg.hooks import FreshnessHook, RunParameters
@@ -102,6 +103,30 @@ def test_each_parameter_makes_exactly_what_depends_on_it_stale(method) -> None:
         seen.add(group)
     used = {d.removeprefix("params:") for d in pipeline.inputs() if d.startswith("params:")}
     assert seen == used
+
+
+def test_each_parameter_of_longlamp_makes_its_reading_stale(monkeypatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    loader = OmegaConfigLoader(
+        str(PROJECT / "conf"),
+        base_env="base",
+        default_run_env="longlamp",
+        runtime_params={"longlamp_path": "DIR"},
+    )
+    values = {**loader["parameters"], "n_iterations": 1}
+    monkeypatch.setattr(RunParameters, "values", values)
+    catalog = DataCatalog.from_config(loader["catalog"])
+    pipeline = pipeline_registry.register_pipelines()["__default__"]
+    put(catalog, values)
+    before = origins_of(pipeline, catalog)
+    leaves = flatten({"longlamp": values["longlamp"]})
+    assert len(leaves) == len(LongLampParams.model_fields) + 2  # max_examples has three
+    for dotted, value in leaves.items():
+        put(catalog, with_leaf(values, dotted.split("."), change(value)))
+        after = origins_of(pipeline, catalog)
+        assert {n for n in before if before[n] != after[n]} == {
+            n.name for n in pipeline.from_nodes("read_examples").nodes
+        }, dotted
 
 
 def test_nothing_changes_where_nothing_was_changed(method) -> None:

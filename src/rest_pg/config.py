@@ -77,6 +77,9 @@ class LongLampParams(Params):
     counted."""
     max_reference_words: int = Field(ge=1)
     """Records with a longer output are left out, and counted."""
+    near_copies: Literal["keep", "remove"]
+    """Profile documents that hold at least half of the target's runs of 8 words: a system that copies would gain by
+    them. Both ways ``data_statistics`` counts the examples that have one (the paper doesn't mention them: kept)."""
 
 
 class RetrievalParams(Params):

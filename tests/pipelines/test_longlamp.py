@@ -19,6 +19,7 @@ PARAMS = LongLampParams(
     max_profile_size=2,
     max_document_words=6,
     max_reference_words=8,
+    near_copies="remove",
 )
 
 
@@ -218,6 +219,24 @@ def test_long_texts_are_cut_and_the_target_leaves_its_profile() -> None:
     (document,) = example.profile
     assert document.text == "one two three four five six"
     assert (counts.documents_cut, counts.copies, counts.too_long) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("near_copies", "kept"), [("remove", ["other"]), ("keep", ["near", "other"])]
+)
+def test_near_copies_of_the_target_leave_its_profile_by_a_parameter(near_copies, kept) -> None:
+    ten = "one two three four five six seven eight nine ten"
+    record = abstract("ann", output=ten)
+    record["profile"] = [
+        # 2 of the target's 3 runs of 8 words, and 1 of them
+        {"id": "near", "title": "N", "abstract": ten.removesuffix(" ten") + " and more"},
+        {"id": "other", "title": "O", "abstract": ten.removesuffix(" nine ten") + " and more"},
+    ]
+    bounds = {"near_copies": near_copies, "max_document_words": 20, "max_reference_words": 20}
+    records = [record | {"split": "train", "source": "1"}]
+    (example,), counts = read_records(records, PARAMS.model_copy(update=bounds), seed=7)
+    assert [document.document_id for document in example.profile] == kept
+    assert counts.near_copies == 2 - len(kept)
 
 
 def test_words_are_counted_across_the_parts_of_a_huge_text() -> None:

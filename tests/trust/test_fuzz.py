@@ -110,6 +110,7 @@ LONGLAMP = LongLampParams(
     max_profile_size=3,
     max_document_words=20,
     max_reference_words=20,
+    near_copies="remove",
 )
 
 

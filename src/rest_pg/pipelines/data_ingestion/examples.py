@@ -13,7 +13,7 @@ from rest_pg.records import Document, Split
 from rest_pg.text import copied_share
 
 NEAR_COPY = 0.5
-"""A document that shares this much of its 8-grams with a target is no profile document of it."""
+"""Share of a target's 8-grams of words in one document, from which on the document is a near-copy of it."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -118,6 +118,11 @@ def cut_opening(text: str, n_words: int) -> tuple[str, str]:
     return text[:end], text[end:].strip()
 
 
+def is_near_copy(document: str, target: str) -> bool:
+    """Whether a document holds much of a target; never, of a target shorter than 8 words."""
+    return copied_share(target, document) >= NEAR_COPY
+
+
 def _askable(document: Document, params: ExampleParams) -> bool:
     return len(document.text.split()) <= params.max_reference_words
 
@@ -127,5 +132,5 @@ def _without_copies(documents: Sequence[Document], targets: Sequence[Document]) 
     return [
         document
         for document in documents
-        if all(copied_share(t.text, document.text) < NEAR_COPY for t in targets)
+        if not any(is_near_copy(document.text, target.text) for target in targets)
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rest_pg.config import LongLampParams
-from rest_pg.pipelines.data_ingestion.examples import random_for
+from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
 
 SPLIT_NAMES: Mapping[str, Split] = {"train": "train", "val": "validation", "test": "test"}
@@ -63,6 +63,7 @@ class Counts:
     too_long: int = 0
     documents_cut: int = 0
     copies: int = 0
+    near_copies: int = 0
     empty_profiles: int = 0
     rejected: list[RejectedRecord] = field(default_factory=list)
 
@@ -184,6 +185,9 @@ def _to_example(
             continue
         if " ".join(reference.split()) in " ".join(document.text.split()):
             counts.copies += 1
+            continue
+        if params.near_copies == "remove" and is_near_copy(document.text, reference):
+            counts.near_copies += 1
             continue
         kept[place] = document
         if len(kept) == params.max_profile_size:

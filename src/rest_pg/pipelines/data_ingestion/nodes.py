@@ -138,7 +138,8 @@ def read_examples(
 ) -> tuple[list[Example], list[RejectedRecord]]:
     """Take LongLaMP's records as the examples that they are, in its native schemas.
 
-    A profile document that holds the whole target is left out, and counted.
+    A profile document that holds the whole target is left out, and counted; one that holds most of
+    it is too, or is kept by ``near_copies: keep``.
 
     Raises:
         ValueError: a record is bad and ``bad_records`` is ``stop``; a split stays empty; or a check
@@ -157,7 +158,7 @@ def read_examples(
     n_examples = Counter(e.split for e in examples)
     logger.info(
         "%d records gave %s; left out: %d rejected, %d with a longer output than %d words, %d without "
-        "a usable profile; %d profile documents cut, %d left out that held the target",
+        "a usable profile; %d profile documents cut, %d left out that held the target, %d that held most of it",
         counts.records,
         ", ".join(f"{n_examples[s]} {s} examples by {n_users[s]} users" for s in SPLITS),
         len(counts.rejected),
@@ -166,6 +167,7 @@ def read_examples(
         counts.empty_profiles,
         counts.documents_cut,
         counts.copies,
+        counts.near_copies,
     )
     return examples, counts.rejected
 

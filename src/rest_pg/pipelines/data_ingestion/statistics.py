@@ -7,12 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from rest_pg.pipelines.data_ingestion.examples import SPLITS
+from rest_pg.pipelines.data_ingestion.examples import SPLITS, is_near_copy
 from rest_pg.records import Example
-from rest_pg.text import copied_share
-
-NEAR_COPY = 0.5
-"""Share of a reference's 8-grams of words in one profile document, above which it is a near-copy."""
 
 
 def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
@@ -33,7 +29,9 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
             "users": len({e.user_id for e in own}),
             "examples": len(own),
             "duplicates": len(references) - len(set(references)),
-            "near_copies": sum(_is_near_copy(e) for e in own),
+            "near_copies": sum(
+                any(is_near_copy(d.text, e.reference) for d in e.profile) for e in own
+            ),
         }
         sizes = {
             "profile_documents": [len(e.profile) for e in own],
@@ -46,7 +44,3 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
                 row[f"{name}_{suffix}"] = round(float(np.quantile(values, share)), 1)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _is_near_copy(example: Example) -> bool:
-    return any(copied_share(example.reference, d.text) > NEAR_COPY for d in example.profile)
