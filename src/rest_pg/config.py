@@ -248,7 +248,8 @@ class MaximizationParams(TrainingParams):
     """The maximization step: training on the selected samples."""
 
     start: Literal["base", "sft", "previous"]
-    """The weights that each iteration starts from (the paper: base)."""
+    """The weights that each iteration starts from (the paper: base). With ``preference`` the base policy has the
+    format to learn by the likelihood term alone: 39 steps did not teach the 135M policy (docs/experiments.md)."""
 
 
 class EvaluationParams(Params):
