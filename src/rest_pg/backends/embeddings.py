@@ -15,7 +15,6 @@ import pandas as pd
 from kedro.io.core import DatasetError
 from numpy.typing import NDArray
 from pyarrow import parquet
-from sentence_transformers import SentenceTransformer
 
 from rest_pg.checksums import check_seal
 from rest_pg.datasets import SealedDataset
@@ -167,6 +166,9 @@ def _identity(name: str) -> str:
 @lru_cache(maxsize=2)
 def load_embedding_model(name: str, max_tokens: int) -> Any:
     """Load a sentence-transformers model once per process, reading at most ``max_tokens``."""
+    # importing it takes longer than all else at a start, and many commands embed nothing
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+
     path = str(_embedded_directory()) if name == EMBEDDED else name
     model = SentenceTransformer(path, trust_remote_code=False)
     model.max_seq_length = max_tokens
