@@ -166,7 +166,7 @@ def _identity(name: str) -> str:
 @lru_cache(maxsize=2)
 def load_embedding_model(name: str, max_tokens: int) -> Any:
     """Load a sentence-transformers model once per process, reading at most ``max_tokens``."""
-    # importing it takes longer than all else at a start, and many commands embed nothing
+    # importing it takes seconds, and many commands embed nothing
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415
 
     path = str(_embedded_directory()) if name == EMBEDDED else name
