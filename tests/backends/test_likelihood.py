@@ -3,8 +3,9 @@ import torch
 from conftest import build_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from rest_pg.backends import likelihood
+from rest_pg.backends import likelihood, models
 from rest_pg.backends.likelihood import Likelihood, LikelihoodScorer
+from rest_pg.backends.models import EMBEDDED
 from rest_pg.backends.protocols import Judged
 
 GROUPS = [("ships in the bay", [" sail", "", " rest at night"]), ("a", [" b"])]
@@ -90,3 +91,15 @@ def test_bad_input_names_value_and_remedy(policy) -> None:
     with pytest.raises(ValueError, match=r"4 tokens .* of 3 is above max_tokens=6: raise it"):
         LikelihoodScorer(str(policy.path), 6).score([("four", ["abc"])])
     assert LikelihoodScorer(str(policy.path)).score([("x", [""])]) == [[Likelihood(0.0, 0)]]
+
+
+@pytest.mark.parametrize("source", [EMBEDDED, None])
+def test_every_source_scores_on_the_device(policy, source, monkeypatch) -> None:
+    """Also the embedded model, which once stayed on the CPU where there was a GPU."""
+    loaded = AutoModelForCausalLM.from_pretrained(policy.path), None
+    monkeypatch.setattr(models, "_load_embedded", lambda: loaded)
+    monkeypatch.setattr(likelihood, "device", lambda: torch.device("meta"))
+    likelihood.load_scoring_model.cache_clear()
+    model, _ = likelihood.load_scoring_model(source or str(policy.path))
+    likelihood.load_scoring_model.cache_clear()
+    assert {p.device.type for p in model.parameters()} == {"meta"}

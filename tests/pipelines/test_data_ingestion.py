@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -228,6 +230,15 @@ def test_retrievers_rank_as_they_say() -> None:
     assert order(RecencyRetriever()) == ["ann-2", "ann-3"]
     assert order(RandomRetriever(1)) == order(RandomRetriever(1))
     assert len({tuple(order(RandomRetriever(s))) for s in range(9)}) > 1
+
+
+def test_jax_is_told_not_to_fill_a_gpu_before_bm25s_asks_it(monkeypatch) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")  # put back behind the test
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+    monkeypatch.setitem(sys.modules, "bm25s", None)  # importing it fails
+    with pytest.raises(ImportError):
+        Bm25Retriever().retrieve([example()], 1)
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_k_above_the_profile_names_both() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rest_pg.backends.models import EMBEDDED, load_source, supports_bfloat16
+from rest_pg.backends.models import EMBEDDED, device, load_source, supports_bfloat16
 from rest_pg.backends.prefix_attention import unsupported_reason
 from rest_pg.backends.protocols import Judged
 from rest_pg.backends.shared_prompt import (
@@ -159,9 +159,9 @@ class LikelihoodScorer:
 
 @lru_cache(maxsize=1)
 def load_scoring_model(source: str) -> tuple[Any, Any]:
-    """Load a model for scoring once per process: bfloat16 where the hardware multiplies it."""
+    """Load a model for scoring onto the device, once per process: bfloat16 where it multiplies that."""
     model, tokenizer = load_source(source)
-    model = model.to(torch.bfloat16 if supports_bfloat16() else torch.float32).eval()
+    model = model.to(device(), torch.bfloat16 if supports_bfloat16() else torch.float32).eval()
     if unsupported_reason(model.config) is None:
         model.set_attn_implementation(ATTENTION)
     return model, tokenizer

@@ -173,7 +173,7 @@ def import_model(source: str) -> PolicyCheckpoint:
 
 
 def load_source(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a language model and its tokenizer: ``embedded``, a hub id or a local directory."""
+    """Load a language model and its tokenizer on the CPU: ``embedded``, a hub id or a local directory."""
     if source == EMBEDDED:
         return _load_embedded()
     # no pickled weights: whoever wrote them could run code here
@@ -181,7 +181,7 @@ def load_source(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
         source, dtype="auto", trust_remote_code=False, use_safetensors=True
     )
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return model.to(device()), tokenizer
+    return model, tokenizer
 
 
 def save_model(

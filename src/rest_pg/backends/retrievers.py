@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
 
 from rest_pg.backends.embeddings import EMBEDDED, Embedder
@@ -49,6 +49,11 @@ class Bm25Retriever:
 
     def retrieve(self, examples: Sequence[Example], k: int) -> list[Profile]:
         """Return each example's k best documents by BM25 within its own profile."""
+        # bm25s computes something with JAX, where that is installed, as soon as it is imported; and JAX then
+        # takes three quarters of a GPU's memory if it isn't told to take what it needs.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        import bm25s  # noqa: PLC0415
+
         profiles = []
         for example in examples:
             index = bm25s.BM25()
