@@ -56,7 +56,7 @@ docs: .venv/installed
 e2e: .venv/installed
 	HF_HUB_OFFLINE=1 $(BIN)/kedro run --env tests $(ARGS)
 
-# the paper's systems and their controls, on the same data with two training seeds: about 22 minutes a seed on two cores
+# the paper's systems and their controls, on the same data with three training seeds: 22 to 45 minutes a seed on two cores
 study: .venv/installed
 	$(BIN)/kedro run --env study --pipelines study $(ARGS)
 
