@@ -102,7 +102,9 @@ def test_other_data_is_trained_on_as_the_default_is() -> None:
         for env, loader in loaders.items()
     }
     # behind the chosen one's length stands what loops in long texts
-    counted = {e: t["maximization"]["preference"].pop("longest_rejected") for e, t in trained.items()}
+    counted = {
+        e: t["maximization"]["preference"].pop("longest_rejected") for e, t in trained.items()
+    }
     assert counted == {"local": 1.0, "longlamp": None}
     for group in trained["local"]:
         base, other = trained["local"][group], trained["longlamp"][group]
