@@ -38,11 +38,12 @@ CHAT = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: a token per byte, and two special ones."""
+def build_tokenizer(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: a token per byte, two special ones, and those that are merged."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokens = ["<s>", "</s>", *alphabet, *map("".join, merges)]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     from tokenizers import decoders
 
@@ -53,11 +54,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_policy(
-    path: Path, model_type: str = "llama", seed: int = 0, **other_sizes: object
+    path: Path,
+    model_type: str = "llama",
+    seed: int = 0,
+    merges: tuple[tuple[str, str], ...] = (),
+    **other_sizes: object,
 ) -> PolicyCheckpoint:
     """Save a random model of two layers, with grouped-query attention where the type has it."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(*merges)
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,

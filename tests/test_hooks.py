@@ -21,6 +21,7 @@ from rest_pg import hooks
 from rest_pg.backends.judges import RubricJudge
 from rest_pg.checksums import COMPLETE
 from rest_pg.config import (
+    Decoding,
     ExampleParams,
     ExpectationParams,
     LongLampParams,
@@ -209,6 +210,27 @@ def test_each_training_seed_is_where_its_namespace_looks(monkeypatch) -> None:
     catalog = DataCatalog()
     ParametersHook().after_catalog_created(catalog)
     assert [catalog.load(f"params:study_seeds.{seed}") for seed in (3, 5)] == [3, 5]
+
+
+@pytest.mark.parametrize(("threshold", "refused"), [(0.75, False), (0.76, True)])
+def test_no_sample_is_further_above_its_prompts_mean_than_the_others_allow(
+    threshold: float, refused: bool
+) -> None:
+    selection = SelectionParams(
+        threshold=threshold, relative_to="prompt_mean", max_per_prompt=1, weighting="uniform"
+    )
+    catalog = DataCatalog()
+    catalog["params:selection"] = selection
+    catalog["params:expectation"] = ExpectationParams(
+        samples_per_prompt=4, decoding=Decoding(temperature=1, top_p=1, max_new_tokens=8)
+    )  # rewards 1, 0, 0 and 0: 1 is 0.75 above their mean
+    names = ["params:selection", "params:expectation"]
+    pipeline = Pipeline([node(lambda s, e: s, names, "x", name="n")])
+    if refused:
+        with pytest.raises(ValueError, match=r"threshold=0.76 can keep nothing.*=4 .*0.75 above"):
+            SelectionHook().before_pipeline_run(pipeline, catalog)
+    else:
+        SelectionHook().before_pipeline_run(pipeline, catalog)
 
 
 @pytest.mark.parametrize(

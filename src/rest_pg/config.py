@@ -79,7 +79,8 @@ class LongLampParams(Params):
     """Records with a longer output are left out, and counted."""
     near_copies: Literal["keep", "remove"]
     """Profile documents that hold at least half of the target's runs of 8 words: a system that copies would gain by
-    them. Both ways ``data_statistics`` counts the examples that have one (the paper doesn't mention them: kept)."""
+    them (the paper doesn't mention them: kept). What is removed is counted in the log, and ``data_statistics`` counts
+    what is left."""
 
 
 class RetrievalParams(Params):

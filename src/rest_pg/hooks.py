@@ -137,9 +137,18 @@ class SelectionHook:
         if "params:selection" not in inputs:
             return
         selection = catalog.load("params:selection")
+        budget = catalog.load("params:expectation") if "params:expectation" in inputs else None
         if "params:maximization" in inputs:
-            budget = catalog.load("params:expectation") if "params:expectation" in inputs else None
             check_pairs(selection, catalog.load("params:maximization"), budget)
+        if budget is not None and selection.relative_to == "prompt_mean":
+            # rewards are in [0, 1]: the best there is stands alone among m - 1 of reward 0
+            highest = 1 - 1 / budget.samples_per_prompt
+            if selection.threshold > highest:
+                raise ValueError(
+                    f"selection.threshold={selection.threshold} can keep nothing: of "
+                    f"expectation.samples_per_prompt={budget.samples_per_prompt} samples none is more than "
+                    f"{highest:.3g} above their mean. Lower the threshold, or set relative_to: zero."
+                )
         if "reward" not in inputs:
             return
         reachable = getattr(catalog.load("reward"), "reachable", None)

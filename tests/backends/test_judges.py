@@ -2,8 +2,10 @@ import math
 from pathlib import Path
 
 import pytest
+from conftest import build_policy
 from test_likelihood import plain
 from test_rewards import sample
+from transformers import AutoTokenizer
 
 from rest_pg.backends import likelihood
 from rest_pg.backends.judges import RubricJudge
@@ -27,12 +29,20 @@ def judge(policy, template: str, aggregation: str = "argmax", **fields) -> Rubri
     return RubricJudge(template, str(policy.path), aggregation, **fields)  # type: ignore[arg-type]
 
 
-def test_levels_are_those_of_whole_answers(policy, template: str) -> None:
+@pytest.mark.parametrize(
+    ("merges", "ten"),
+    [
+        pytest.param((), ["1", "0", "Ċ"], id="a token a digit: 10 starts with the token that 1 is"),
+        pytest.param((("1", "0"),), ["10", "Ċ"], id="a token for 10"),
+    ],
+)
+def test_levels_are_those_of_whole_answers(tmp_path, template: str, merges, ten) -> None:
+    policy = build_policy(tmp_path / "judge", merges=merges)
+    assert AutoTokenizer.from_pretrained(policy.path).tokenize("10\n") == ten
     judged = judge(policy, template, "expected", levels=(1, 10))
     whole = judged._judged("a", TARGETS["a"], ["we row"])
     before, after = whole.before, whole.after
     (score,) = judged.score([sample("we row")], TARGETS)
-    # a byte is a token here: 10 starts with the token that 1 is
     ((one, ten),) = plain(policy.path, [(before + "we row" + after, ["1\n", "10\n"])])
     share = math.exp(ten) / (math.exp(one) + math.exp(ten))
     assert score.components == pytest.approx({"level_1": 1 - share, "level_10": share}, abs=1e-4)

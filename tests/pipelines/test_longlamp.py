@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 from kedro.io.core import DatasetError
 
+from rest_pg import sources
 from rest_pg.config import LongLampParams
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
 from rest_pg.pipelines.data_ingestion.nodes import read_examples
@@ -73,6 +76,39 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> No
     assert examples == again
 
 
+READ = """
+import resource, sys
+from test_longlamp import PARAMS
+from rest_pg.pipelines.data_ingestion.nodes import read_examples
+from rest_pg.sources import LongLampDataset
+examples, _ = read_examples(LongLampDataset(path=sys.argv[1]).load(), PARAMS, "stop", seed=7)
+print(len(examples), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_of_a_gigabyte_with_a_text_of_a_quarter_stays_below_one_and_a_half(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, ".jsonl")
+    with (tmp_path / "train.jsonl").open("a") as file:
+        for number, words in enumerate([46_000_000, *[5_500_000] * 25], start=10):
+            large = {"id": "p", "title": "P", "abstract": "words " * words, "year": "2020"}
+            small = abstract("eve", number)
+            file.write(json.dumps(small | {"profile": [large, *small["profile"]]}) + "\n")
+    assert (tmp_path / "train.jsonl").stat().st_size > 1e9
+    found = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    n_examples, kilobytes = map(int, found.stdout.split())
+    assert n_examples == 4
+    assert kilobytes < 1.5e6, "peak of resident memory"
+
+
 def _records() -> list[dict[str, Any]]:
     return [
         record | {"split": split, "source": f"{split} {i}"}
@@ -87,6 +123,22 @@ def test_files_by_other_names_and_lines_called_json(tmp_path: Path) -> None:
     (directory / "test.jsonl").rename(directory / "test.json")
     examples, _ = read_examples(LongLampDataset(path=str(directory)).load(), PARAMS, "stop", seed=7)
     assert sorted(e.user_id for e in examples if e.split != "train") == ["cat", "dan"]
+
+
+def test_a_hub_id_is_streamed_by_its_configuration(monkeypatch) -> None:
+    asked = []
+
+    def load_dataset(path: str, name: str | None, *, split: str, streaming: bool):
+        asked.append((path, name, split, streaming))
+        return iter(SPLITS[split])
+
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
+    raw = LongLampDataset(path="LongLaMP/LongLaMP", name="abstract_generation_user")
+    examples, _ = read_examples(raw.load(), PARAMS, "stop", seed=7)
+    assert [e.user_id for e in examples if e.split != "train"] == ["cat", "dan"]
+    assert asked == [
+        ("LongLaMP/LongLaMP", "abstract_generation_user", split, True) for split in SPLITS
+    ]
 
 
 def test_a_split_in_parts_as_the_hub_names_them(tmp_path: Path) -> None:

@@ -220,7 +220,9 @@ def _to_document(
     if not text.strip() or not _is_unicode(text):
         return None
     counts.documents_cut += cut
-    index = " ".join(filter(None, (_first(item, names) for names in task.index)))
+    # each cut before they are joined: a text of hundreds of megabytes would be copied whole
+    fields = (_cut(_first(item, names), params.max_document_words)[0] for names in task.index)
+    index = " ".join(filter(None, fields))
     title = _first(item, task.title)
     year = str(item.get("year") or "")
     return Document(
