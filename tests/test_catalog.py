@@ -101,7 +101,7 @@ def test_other_data_is_trained_on_as_the_default_is() -> None:
         env: {k: loader["parameters"][k] for k in ("sft", "maximization")}
         for env, loader in loaders.items()
     }
-    # behind the chosen one's length stands what loops in long texts
+    # long texts go on without an end where rejected samples are cut
     counted = {
         e: t["maximization"]["preference"].pop("longest_rejected") for e, t in trained.items()
     }

@@ -183,12 +183,12 @@ def plot_iterations(iterations: pd.DataFrame) -> go.Figure:
                 "arrayminus": (own["mean"] - own["ci_low"]).tolist(),
             },
         )
-    for system, rewards in PAPER_ITERATIONS.items():
+        paper = PAPER_ITERATIONS[str(system)]
         figure.add_scatter(
-            x=list(range(len(rewards))),
-            y=list(rewards),
+            x=list(range(len(paper))),
+            y=list(paper),
             name=f"{system}, paper (its judge)",
             mode="lines",
-            line={"dash": "dot", "color": "gray"},
+            line={"color": color, "dash": "dot"},
         )
     return style(figure, "EM iterations behind the policy (0 is SFT)", "mean reward")
