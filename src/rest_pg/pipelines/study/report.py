@@ -14,9 +14,9 @@ from rest_pg.pipelines.evaluation.report import COLORS, render, style
 from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out
 from rest_pg.records import Example, Profile, ScoredSample
 
-SYSTEMS = ("sft", "sft_reasoning", "rest_em", "rest_pg")
+PAPER_SYSTEMS = ("sft", "sft_reasoning", "rest_em", "rest_pg")
 PAPER = {
-    split: dict(zip(SYSTEMS, rewards, strict=True))
+    split: dict(zip(PAPER_SYSTEMS, rewards, strict=True))
     for split, rewards in {
         "test": (0.3976, 0.3905, 0.4274, 0.4554),  # the average of its four tasks
         "test:email_completion": (0.2974, 0.2834, 0.3032, 0.3059),
