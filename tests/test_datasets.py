@@ -19,6 +19,7 @@ from kedro.io.core import DatasetError, Version
 from rest_pg.checksums import seal_of
 from rest_pg.datasets import BackendDataset, PolicyDataset, RecordsDataset, SealedDataset
 from rest_pg.mlflow_datasets import SamplesTableDataset, SystemRunsDataset
+from rest_pg.freshness import Origin
 from rest_pg.records import Score, SystemCurve
 from rest_pg.temporary import make_temporary_directory, sweep_temporary, temporary_name
 
@@ -129,6 +130,57 @@ def test_an_interrupted_save_leaves_the_version_before(tmp_path: Path) -> None:
         dataset.save(Interrupted())
     assert dataset.load() == [document(1, "old")]
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("stopped_at", range(6))
+def test_a_stop_at_any_step_of_a_save_leaves_one_of_the_two_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    """Five renames and removals replace a file: the last case is stopped by none of them."""
+    old, new = Origin("old", {}, {}), Origin("new", {}, {})
+
+    def scores(origin: Origin) -> RecordsDataset:
+        kept = RecordsDataset(
+            filepath=str(tmp_path / "s.jsonl"), record="rest_pg.records.Score"
+        )
+        kept.origin = origin
+        return kept
+
+    scores(old).save([Score(reward=0.5)])
+    steps = iter(range(6))
+
+    def stop_at(step: Any) -> Any:
+        def take(self: Path, *given: Any, **named: Any) -> Any:
+            if next(steps) == stopped_at:
+                raise KeyboardInterrupt
+            return step(self, *given, **named)
+
+        return take
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop_at(Path.replace))
+        unlink = Path.unlink
+        for_origins = stop_at(unlink)
+        patched.setattr(
+            Path,
+            "unlink",
+            lambda self, **n: (unlink if self.suffix == ".tmp" else for_origins)(self, **n),
+        )
+        if stopped_at < 5:
+            with pytest.raises(KeyboardInterrupt):
+                scores(new).save([Score(reward=0.25)])
+        else:
+            scores(new).save([Score(reward=0.25)])
+            assert next(steps) == 5  # as many as there are
+    replaced = stopped_at > 2
+    assert scores(new).load() == [Score(reward=0.25 if replaced else 0.5)]
+    # what is there is never taken for the other's
+    assert scores(old).exists() == (stopped_at < 2)
+    assert scores(new).exists() == (stopped_at > 3)
+    assert not list(tmp_path.glob(".*"))
+    scores(new).save([Score(reward=1.0)])
+    assert scores(new).exists()
+    assert len(seal_of(tmp_path / "s.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_policy_that_a_killed_run_had_not_saved_yet_is_swept(

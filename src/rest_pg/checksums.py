@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -28,35 +28,94 @@ def seal_of(path: AnyPath) -> AnyPath:
     return path.with_name(path.name + SEAL)
 
 
-def write_seal(temporary: Path, path: Path) -> None:
-    """Write the checksum of what is about to take a file's place."""
+def put_sealed(
+    temporary: Path,
+    path: Path,
+    *,
+    beside: Mapping[Path, str | None] | None = None,
+    known: str | None = None,
+    done: Callable[[Path], None] = lambda part: None,
+) -> None:
+    """Put a file in a file's place with its checksum; a stop at any step leaves one of the two, whole.
+
+    All is written first, so that a full disk changes nothing; what follows are renames. In between, the
+    seal names both the file that goes and the one that comes, and what stands beside the old one is gone:
+    nothing may be said of one file that is true of the other.
+
+    Args:
+        temporary: the new file, on the same filesystem.
+        path: where it goes.
+        beside: further small files and their new texts; without a text, none stays.
+        known: the old file's seal; none: what is in its place.
+        done: called with each part that has changed, in order.
+    """
+    seal = seal_of(path)
+    if known is None:
+        known = _text_of(seal)
+    own = f"{digest_of(temporary)}  {path.name}\n"
+    parts = dict(beside or {})
+    steps: list[tuple[Path, Path | None]] = []
     sync(temporary)
-    seal = temporary_name(seal_of(path))
-    seal.write_text(f"{_digest(temporary)}  {path.name}\n", encoding="utf-8")
-    sync(seal)
-    seal.replace(seal_of(path))
+    try:
+        for target, text in ((seal, own + known), *((part, None) for part in parts)):
+            steps.append((target, _prepare(target, text, len(steps))))
+        steps.append((path, temporary))
+        for target, text in (*parts.items(), *(((seal, own),) if known else ())):
+            steps.append((target, _prepare(target, text, len(steps))))
+        for target, source in steps:
+            if source is None:
+                target.unlink(missing_ok=True)
+            else:
+                source.replace(target)
+            done(target)
+    finally:
+        for _, source in steps:
+            if source is not None:
+                source.unlink(missing_ok=True)
+
+
+def _prepare(target: Path, text: str | None, step: int) -> Path | None:
+    if text is None:
+        return None
+    temporary = temporary_name(target.with_name(f"{target.name}.{step}"))
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def reseal(temporary: Path, path: Path) -> None:
     """Put a changed file in a file's place, with its new checksum if it had one."""
     if seal_of(path).exists():
-        write_seal(temporary, path)
-    temporary.replace(path)
+        put_sealed(temporary, path)
+    else:
+        temporary.replace(path)
 
 
 def check_seal(path: Path) -> None:
     """Raise ``DatasetError`` unless a file matches its checksum."""
     try:
-        expected = seal_of(path).read_text(encoding="utf-8").split()[0]
-        found = _digest(path)
+        lines = seal_of(path).read_text(encoding="utf-8").splitlines()
+        expected = [line.split()[0] for line in lines]  # two, where the file was being replaced
+        found, last = digest_of(path), expected[0]
     except (OSError, IndexError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{path} or its checksum {seal_of(path).name} can't be read: {error}. "
             "Run again with --only-missing-outputs: it is made anew."
         ) from error
-    if found != expected:
+    if found not in expected:
         raise DatasetError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}…, and {expected[:12]}… was saved. "
+            f"{path} is damaged: its SHA-256 is {found[:12]}…, and {last[:12]}… was saved. "
             "Run again with --only-missing-outputs: it is made anew."
         )
 
@@ -70,7 +129,8 @@ def passes(check: Callable[[Path], None], path: Path) -> bool:
     return True
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return a file's SHA-256."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -87,7 +147,7 @@ def mark_complete(path: Path) -> None:
     for file in sorted(path.iterdir()):
         if file.is_file() and file.name != COMPLETE:
             sync(file)
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+            files[file.name] = {"bytes": file.stat().st_size, "sha256": digest_of(file)}
     with (path / COMPLETE).open("w", encoding="utf-8") as marker:
         json.dump({"files": files}, marker, indent=2)
         marker.flush()
@@ -141,4 +201,4 @@ def policy_fingerprint(policy: PolicyCheckpoint) -> str:
 @lru_cache(maxsize=1024)
 def _known_digest(path: Path, size: int, changed: int) -> str:
     """Digest a large file once per process, as long as it doesn't change."""
-    return _digest(path)
+    return digest_of(path)

@@ -31,9 +31,9 @@ from rest_pg.checksums import (
     mark_complete,
     passes,
     policy_fingerprint,
+    put_sealed,
     seal_of,
     sync,
-    write_seal,
 )
 from rest_pg.freshness import Origin
 from rest_pg.object_store import ObjectStore, open_store
@@ -138,7 +138,7 @@ class _SealedFile(_Kept):
     """A file that is whole or not there, with its checksum beside it.
 
     It is written to a temporary name, synced, sealed (``<file>.sha256``) and renamed: whatever is
-    interrupted leaves the version before. A file that doesn't match its seal is never read, and counts
+    interrupted leaves the version before, or the new one. A file that doesn't match its seal is never read, and counts
     as missing, so that ``--only-missing-outputs`` makes it anew; so does one that something else made
     than would make it now (``<file>.origin.json`` against :attr:`origin`).
     """
@@ -163,16 +163,20 @@ class _SealedFile(_Kept):
         temporary = temporary_name(path)
         try:
             self._write(temporary, data)
-            # seal and origin first: a file without them would look whole after an interruption here
-            write_seal(temporary, path)
-            _write_origin(self.origin, origin_of(path))
-            temporary.replace(path)
-        except BaseException:
+            origin = {origin_of(path): self.origin.to_json() if self.origin else None}
+            store = self._store
+            if store is None:
+                put_sealed(temporary, path, beside=origin)
+            else:
+                put_sealed(
+                    temporary,
+                    path,
+                    beside=origin,
+                    known=store.text(seal_of(place)) or "",  # another machine may have saved it
+                    done=lambda part: store.put(place.with_name(part.name)),
+                )
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
-        if self._store:  # in the same order
-            for part in (seal_of(place), origin_of(place), place):
-                self._store.put(part)
 
     def _fetch(self, store: ObjectStore, path: PurePosixPath) -> Path:
         copy = store.copy_of(path)

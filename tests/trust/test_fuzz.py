@@ -26,7 +26,7 @@ from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.openai_server import ServerError, Servers
 from rest_pg.backends.protocols import Generation, Target
 from rest_pg.backends.teachers import StatisticalTeacher, remove_quotations
-from rest_pg.checksums import write_seal
+from rest_pg.checksums import digest_of, seal_of
 from rest_pg.config import LongLampParams, PassageParams, PromptParams, ResponseFormat
 from rest_pg.datasets import RecordsDataset
 from rest_pg.mail import MailDataset
@@ -179,7 +179,7 @@ def test_saved_records(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.jsonl"
     dataset = RecordsDataset(filepath=str(path), record="rest_pg.records.Score")
     path.write_bytes(content)
-    write_seal(path, path)  # a whole file, so that its content is read
+    seal_of(path).write_text(digest_of(path))  # a whole file, so that its content is read
     try:
         assert all(isinstance(score, Score) for score in dataset.load())
     except DatasetError as error:
