@@ -18,8 +18,8 @@ from kedro.io.core import DatasetError, Version
 
 from rest_pg.checksums import seal_of
 from rest_pg.datasets import BackendDataset, PolicyDataset, RecordsDataset, SealedDataset
-from rest_pg.mlflow_datasets import SamplesTableDataset, SystemRunsDataset
 from rest_pg.freshness import Origin
+from rest_pg.mlflow_datasets import SamplesTableDataset, SystemRunsDataset
 from rest_pg.records import Score, SystemCurve
 from rest_pg.temporary import make_temporary_directory, sweep_temporary, temporary_name
 
@@ -140,9 +140,7 @@ def test_a_stop_at_any_step_of_a_save_leaves_one_of_the_two_whole(
     old, new = Origin("old", {}, {}), Origin("new", {}, {})
 
     def scores(origin: Origin) -> RecordsDataset:
-        kept = RecordsDataset(
-            filepath=str(tmp_path / "s.jsonl"), record="rest_pg.records.Score"
-        )
+        kept = RecordsDataset(filepath=str(tmp_path / "s.jsonl"), record="rest_pg.records.Score")
         kept.origin = origin
         return kept
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = ".tmp"
@@ -23,6 +25,16 @@ def make_temporary_directory(place: Path | None = None) -> Path:
     """
     suffix = f".{os.getpid()}{TEMPORARY}"
     return Path(tempfile.mkdtemp(prefix=SCRATCH, suffix=suffix, dir=place))
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Give a directory of the system's that goes at the end, or with the next run if this one is killed."""
+    path = make_temporary_directory()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep_temporary(root: Path) -> int:

@@ -1,10 +1,14 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from rest_pg.backends import checkpoints
 from rest_pg.backends.sft_trainer import SharedPromptTrainer
+from rest_pg.backends.sft_training import Losses, Training
+from rest_pg.checksums import mark_complete
 from rest_pg.config import TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 
@@ -24,20 +28,21 @@ def trainer(tmp_path: Path) -> SharedPromptTrainer:
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch):
+def interrupted():
     """Have the training end behind a step; with ``whole=False`` while its checkpoint is written."""
 
     def at(step: int, *, whole: bool = True) -> None:
+        patched = pytest.MonkeyPatch()
         on_save = checkpoints.Checkpoints.on_save
 
         def stop(self, args, state, control, **kwargs):
             if whole or state.global_step < step:
                 on_save(self, args, state, control, **kwargs)
             if state.global_step == step:
-                monkeypatch.undo()
+                patched.undo()
                 raise InterruptionError
 
-        monkeypatch.setattr(checkpoints.Checkpoints, "on_save", stop)
+        patched.setattr(checkpoints.Checkpoints, "on_save", stop)
 
     return at
 
@@ -49,7 +54,7 @@ def weights(policy: PolicyCheckpoint) -> bytes:
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
 @pytest.mark.parametrize("preference", [None, {"beta": 0.5, "likelihood": 1.0}])
 def test_a_training_that_goes_on_ends_with_the_same_bytes(
-    policy: PolicyCheckpoint, tmp_path: Path, interrupted, lora, preference
+    policy: PolicyCheckpoint, tmp_path: Path, interrupted, monkeypatch, lora, preference
 ) -> None:
     params = TrainingParams.model_validate(
         PARAMS.model_dump() | {"lora": lora, "preference": preference}
@@ -61,6 +66,15 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes(
             for e in EXAMPLES
         ]
         examples = EXAMPLES + worse
+    losses: list[list[float]] = []
+    run = Training.run
+
+    def noted(self: Training) -> Losses:
+        done = run(self)
+        losses.append(done.by_step)
+        return done
+
+    monkeypatch.setattr(Training, "run", noted)
     straight, expected = SharedPromptTrainer().train(policy, examples, params, seed=3)
     interrupted(6)
     with pytest.raises(InterruptionError):
@@ -70,6 +84,9 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes(
     resumed, figures = trainer(tmp_path).train(policy, examples, params, seed=3)
     for name in ("steps", "loss_first", "loss_last", "loss_mean"):
         assert figures[name] == expected[name]
+    before, after = losses  # what was stopped returned none
+    assert len(before) == 10
+    assert after == before  # at each step
     assert weights(resumed) == weights(straight)
 
 
@@ -106,3 +123,30 @@ def test_a_damaged_checkpoint_is_left_out_and_another_training_takes_none(
         trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=4)
     assert "goes on" not in caplog.text
     assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+class Malicious:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.place),))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_malicious_checkpoint_runs_nothing(
+    policy: PolicyCheckpoint, tmp_path: Path, interrupted, name: str
+) -> None:
+    """Whoever can write there can make its checksum, too."""
+    interrupted(6)
+    with pytest.raises(InterruptionError):
+        trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=3)
+    (kept,) = (tmp_path / "kept").rglob("checkpoint-6")
+    assert (kept / name).exists()
+    torch.save({"state": Malicious(tmp_path / "ran")}, kept / name)
+    mark_complete(kept)
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=3)
+    assert not (tmp_path / "ran").exists()

@@ -1,8 +1,12 @@
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conftest import build_tokenizer
+from transformers import BertConfig, BertModel
 
 from rest_pg.backends import embeddings
 from rest_pg.backends.embeddings import Embedder
@@ -93,3 +97,46 @@ def test_a_directory_is_named_by_its_content(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     assert embeddings._identity(str(tmp_path)) != first
     assert embeddings._identity("hub/name") == "hub/name"
+
+
+def test_lack_of_memory_names_the_batch(model: Letters, monkeypatch) -> None:
+    def lack(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(model, "encode", lack)
+    with pytest.raises(MemoryError, match="while embedding: lower batch_size of the embedder"):
+        Embedder("letters").embed(["a"])
+
+
+class Malicious:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.place),))
+
+
+def test_pickled_weights_of_an_embedding_model_are_never_loaded(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    BertModel(
+        BertConfig(
+            vocab_size=258,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    ).save_pretrained(directory)
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(directory)
+    embeddings.load_embedding_model.cache_clear()
+    assert Embedder(str(directory), max_tokens=64).embed(["a"]).shape == (1, 16)
+    (directory / "model.safetensors").unlink()
+    torch.save({"x": Malicious(tmp_path / "ran")}, directory / "pytorch_model.bin")
+    embeddings.load_embedding_model.cache_clear()
+    with pytest.raises(ValueError, match=r"embedding model .*/model can't be loaded.*safetensors"):
+        Embedder(str(directory), max_tokens=64).embed(["b"])
+    assert not (tmp_path / "ran").exists()

@@ -75,6 +75,31 @@ def test_levels_are_scored_whole_behind_each_candidate(policy, float32, max_toke
         assert own == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_is_longest_is_judged_first_and_lack_of_memory_is_explained(
+    policy, float32, monkeypatch
+) -> None:
+    asked = [judged("rate this:", ["a" * n], " score") for n in (1, 9, 5)]
+    scorer = LikelihoodScorer(str(policy.path))
+    alone = [scorer.score_levels([own], ["1;"])[0] for own in asked]
+    order: list[int] = []
+    score = LikelihoodScorer._score_judged
+
+    def noted(self, own, answers):
+        order.append(len(own.candidates[0]))
+        return score(self, own, answers)
+
+    monkeypatch.setattr(LikelihoodScorer, "_score_judged", noted)
+    assert scorer.score_levels(asked, ["1;"]) == alone
+    assert order == [9, 5, 1]
+
+    def lack(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(likelihood, "_losses", lack)
+    with pytest.raises(MemoryError, match="memory ran out while judging"):
+        scorer.score_levels(asked, ["1;"])
+
+
 def test_levels_need_tokens_and_a_covered_model(policy, tmp_path) -> None:
     scorer = LikelihoodScorer(str(policy.path))
     with pytest.raises(ValueError, match="the ending has no tokens"):

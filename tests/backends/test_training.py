@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rest_pg.backends import sft_trainer
+from rest_pg.backends import sft_loop, sft_trainer
 from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
@@ -296,6 +296,43 @@ def test_pairs_and_loss_must_go_together(policy) -> None:
         SharedPromptTrainer().train(policy, PAIRS, PARAMS, seed=3)
     with pytest.raises(ValueError, match=r"none of 3 .* raise selection.rejected_per_prompt"):
         SharedPromptTrainer().train(policy, EXAMPLES, PREFERENCE, seed=3)
+
+
+@pytest.mark.parametrize("preference", [False, True])
+def test_the_longest_row_is_worked_through_first_and_leaves_no_trace(
+    policy, preference: bool, monkeypatch
+) -> None:
+    params, examples = (PREFERENCE, PAIRS) if preference else (PARAMS, EXAMPLES)
+    long = [
+        replace(e, example_id="long", completion=f"{e.completion} We row home at night.")
+        for e in examples
+    ]
+    lengths: list[int] = []
+    compute = sft_loop.SharedPromptSFTTrainer.compute_loss
+
+    def noted(self, model, inputs, *given, **named):
+        lengths.append(inputs["input_ids"].shape[1])
+        return compute(self, model, inputs, *given, **named)
+
+    monkeypatch.setattr(sft_loop.SharedPromptSFTTrainer, "compute_loss", noted)
+    tried, figures = SharedPromptTrainer().train(policy, [*examples, *long], params, seed=3)
+    assert lengths[0] == max(lengths[1:])
+    n_tried = len(lengths)
+    monkeypatch.setattr(sft_loop.LongestFirst, "on_train_begin", lambda *a, **k: None)
+    plain, expected = SharedPromptTrainer().train(policy, [*examples, *long], params, seed=3)
+    assert len(lengths) == 2 * n_tried - 1
+    assert figures["loss_mean"] == expected["loss_mean"]
+    weights = [(p.path / "model.safetensors").read_bytes() for p in (tried, plain)]
+    assert weights[0] == weights[1]
+
+
+def test_lack_of_memory_in_the_longest_row_names_the_remedy(policy, monkeypatch) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(sft_loop, "weighted_loss", lack)
+    with pytest.raises(MemoryError, match=r"while training: lower max_tokens"):
+        SharedPromptTrainer().train(policy, EXAMPLES, PARAMS, seed=3)
 
 
 def test_a_whole_run_has_the_loss_curve_of_trl(policy, tmp_path: Path, monkeypatch) -> None:

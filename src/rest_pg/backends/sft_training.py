@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from rest_pg.backends.models import (
     load_tokenizer,
     save_model,
 )
-from rest_pg.backends.sft_loop import Progress, SharedPromptSFTTrainer
+from rest_pg.backends.sft_loop import LongestFirst, Progress, SharedPromptSFTTrainer
 from rest_pg.backends.shared_prompt import (
     ATTENTION,
     collate,
@@ -35,7 +34,6 @@ from rest_pg.backends.shared_prompt import (
     completion_losses,
     row_of,
     token_losses,
-    weighted_loss,
 )
 from rest_pg.backends.training_rows import fillers
 from rest_pg.backends.workers import from_rank_0, rank, world_size
@@ -43,11 +41,10 @@ from rest_pg.config import TrainingParams
 from rest_pg.memory import explain_lack_of_memory, release_memory
 from rest_pg.progress import tracked
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.temporary import temporary_directory
 
 Strategy = Literal["ddp", "fsdp2"]
 
-TRIED_BEFORE = 200
-"""With more rows than these the longest is tried first: it costs less than one in a hundred."""
 # TRL still says gradient_checkpointing where transformers says activation_checkpointing
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
 
@@ -93,10 +90,8 @@ class Training:
         )
         with (
             explain_lack_of_memory("training", f"{remedy} in catalog.yml"),
-            tempfile.TemporaryDirectory(prefix="rest-pg-trainer-") as scratch,
+            temporary_directory() as scratch,
         ):
-            if len(rows) > TRIED_BEFORE:
-                _try_longest(model, rows, self.share, self.bfloat16)
             trainer = self._trainer(model, rows, scratch)
             kept = from_rank_0(self.checkpoints.newest) if self.checkpoints else None
             trainer.train(resume_from_checkpoint=kept)
@@ -125,11 +120,11 @@ class Training:
         frozen = torch.bfloat16 if lora and self.bfloat16 and not self._sharded else torch.float32
         return load_model(self.policy, frozen, attention)
 
-    def _trainer(self, model: Any, rows: list[dict[str, Any]], scratch: str) -> Any:
+    def _trainer(self, model: Any, rows: list[dict[str, Any]], scratch: Path) -> Any:
         filled = fillers(rows, world_size())
         trainer = SharedPromptSFTTrainer(
             model=model,
-            args=self._arguments(str(self.checkpoints.directory) if self.checkpoints else scratch),
+            args=self._arguments(str(self.checkpoints.directory if self.checkpoints else scratch)),
             train_dataset=Dataset.from_list([*rows, *filled]),
             data_collator=partial(collate, plain=not self.share),
             processing_class=load_tokenizer(self.policy),
@@ -137,6 +132,7 @@ class Training:
         trainer.preference, trainer.n_fillers = self.params.preference, len(filled)
         for stock in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(stock)
+        trainer.add_callback(LongestFirst(trainer, max(rows, key=_length)))
         trainer.add_callback(Progress())
         if self.checkpoints:
             trainer.add_callback(self.checkpoints)
@@ -212,29 +208,26 @@ def _add_start_losses(
 ) -> list[dict[str, Any]]:
     """Note each completion's loss under the policy that training starts from, in its products.
 
-    Each worker reads its part of the rows.
+    Each worker reads its part of the rows, the longest first, so that lack of memory shows at once.
     """
     model.eval()
-    found: list[list[float]] = []
+    own = rows[rank() :: world_size()]
+    order = sorted(range(len(own)), key=lambda i: -_length(own[i]))
+    found: dict[int, list[float]] = {}
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-        for row in tracked(rows[rank() :: world_size()], "reading pairs", "prompt"):
-            inputs = collate_row(row_of(row))
+        for i in tracked(order, "reading pairs", "prompt"):
+            inputs = collate_row(row_of(own[i]))
             inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-            found.append(completion_losses(token_losses(model, inputs), inputs).tolist())
+            found[i] = completion_losses(token_losses(model, inputs), inputs).tolist()
     model.train()
-    parts = [found]
+    mine = [found[i] for i in range(len(own))]
+    parts = [mine]
     if distributed.is_initialized():
         parts = [[] for _ in range(world_size())]
-        distributed.all_gather_object(parts, found)
+        distributed.all_gather_object(parts, mine)
     n = len(parts)
     return [{**row, "start_losses": parts[i % n][i // n]} for i, row in enumerate(rows)]
 
 
-def _try_longest(model: Any, rows: Sequence[dict[str, Any]], share: bool, bfloat16: bool) -> None:
-    """Work once through the longest row: lack of memory shows before an hour is spent."""
-    longest = max(rows, key=lambda row: len(row["prompt"]) + sum(map(len, row["completions"])))
-    inputs = collate_row(row_of(longest), plain=not share)
-    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-        weighted_loss(model, inputs, None).backward()
-    model.zero_grad()
+def _length(row: dict[str, Any]) -> int:
+    return len(row["prompt"]) + sum(map(len, row["completions"]))
