@@ -87,6 +87,30 @@ def test_what_is_a_users_goes_and_what_is_anothers_stays_whole(params: ForgetPar
     assert not Path("data/07_model_output/shards").exists()
 
 
+def test_a_run_s_files_go_at_any_depth_and_a_persons_are_named(params: ForgetParams) -> None:
+    runs = [
+        Path("run.log"),
+        Path("logs/info.log"),
+        Path("mlartifacts/1/r/artifacts/docs/x.txt"),  # named as a part of the project at its top
+        Path("data/08_reporting/tests/table.csv"),
+    ]
+    persons = [Path("README.md"), Path("notebooks/mine.ipynb"), Path("data/01_raw/own/letter.txt")]
+    for path in [*runs, *persons]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"Of ann: {OWN}", encoding="utf-8")
+    closed = Path("data/01_raw/mails.zip")
+    closed.write_bytes(b"PK")
+    for name in ("conf", "docs", "src"):
+        Path(name).mkdir()
+        Path(name, "ann.md").write_text("ann", encoding="utf-8")
+    done = forget_user(params, list_policies(params)).set_index("path")["done"]
+    assert not any(path.exists() for path in runs)
+    assert all(path.exists() for path in [*persons, closed])
+    assert set(done[done == "left"].index) == {str(path) for path in persons}
+    assert done[str(closed)] == "not searched"
+    assert not any(name.startswith(("conf", "docs", "src")) for name in done.index)
+
+
 def test_traces_of_a_users_answers_go_too(params: ForgetParams) -> None:
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("sqlite:///mlflow.db")

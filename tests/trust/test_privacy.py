@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -22,16 +23,43 @@ from rest_pg.prompts import compile_template
 from .conftest import FULL, PROJECT, Ledger, Project, Run
 
 SOURCES = sorted((PROJECT / "src").rglob("*.py"))
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
-def test_our_code_loads_no_pickle_and_trusts_no_remote_code() -> None:
-    for path in SOURCES:
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_our_code_loads_no_pickle_trusts_no_remote_code_and_compiles_no_open_template(
+    path: Path,
+) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.partition(".")[0] for alias in node.names} & PICKLES
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] not in PICKLES
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            named = {own.arg: ast.unparse(own.value) for own in node.keywords}
+            assert named.get("trust_remote_code", "False") == "False"
+            assert named.get("allow_pickle", "False") == "False"
+            assert called not in ("torch.load", "yaml.load", "yaml.unsafe_load", "eval", "exec")
+            assert not called.endswith(("read_pickle", "to_pickle"))
+            assert called != "Template"
+            if called.endswith("Environment"):
+                assert called == "ImmutableSandboxedEnvironment"
+                assert named["undefined"] == "StrictUndefined"
+            if re.match(r"AutoModel\w*\.from_pretrained", called):
+                assert named.get("use_safetensors") == "True" or "gguf_file" in named
+            if called == "SentenceTransformer":
+                assert "'use_safetensors': True" in named["model_kwargs"]
+
+
+def test_the_configuration_names_no_pickle_and_trusts_no_remote_code() -> None:
+    files = sorted((PROJECT / "conf").rglob("*.yml"))
+    assert len(files) > 10
+    for path in files:
         text = path.read_text(encoding="utf-8")
-        assert not re.search(
-            r"\bimport pickle|joblib|dill|torch\.load\(|allow_pickle=True", text
-        ), path
-        assert "trust_remote_code=True" not in text, path
-        assert not re.search(r"yaml\.(unsafe_)?load\(", text), path
+        assert "trust_remote_code" not in text, path
+        assert not re.search(r"type: *\S*pickle|backend: *\S*pickle", text, re.IGNORECASE), path
 
 
 class Malicious:

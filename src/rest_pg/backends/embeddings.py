@@ -179,8 +179,9 @@ def load_embedding_model(name: str, max_tokens: int) -> Any:
         )
     except OSError as error:
         raise ValueError(
-            f"the embedding model {name} can't be loaded: {error}. It must be a sentence-transformers model "
-            "with *.safetensors, as its save_pretrained writes; pickled weights are never loaded"
+            f"the embedding model {name} can't be loaded: {error}. It must have *.safetensors (pickled weights "
+            "are never loaded): where you trust its maker, save_pretrained of sentence-transformers writes "
+            "them into a directory, which you can name in its place"
         ) from error
     model.max_seq_length = max_tokens
     return model

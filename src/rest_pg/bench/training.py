@@ -62,7 +62,9 @@ def _ours(examples: list[TrainingExample], params: TrainingParams) -> int:
 def _theirs(examples: list[TrainingExample], params: TrainingParams, packing: bool) -> int:
     """Train as TRL's documentation shows, k samples per step; save the merged model, as ours does."""
     tokenizer = load_tokenizer(base_policy())
-    model: Any = AutoModelForCausalLM.from_pretrained(base_policy().path, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base_policy().path, dtype=torch.float32, use_safetensors=True
+    )
     rows = [{"prompt": e.prompt, "completion": e.completion} for e in examples]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader, StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from plotly.offline import get_plotlyjs
 
 from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
@@ -86,7 +87,9 @@ def _of(parts: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def render(template: str, **values: Any) -> str:
     """Render a report's template: all text is escaped, and a misspelt field raises."""
     loader = PackageLoader("rest_pg.pipelines.evaluation", "templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment = ImmutableSandboxedEnvironment(
+        loader=loader, autoescape=True, undefined=StrictUndefined
+    )
     bundled = files("itables").joinpath("html")
     return environment.get_template(template).render(
         plotlyjs=get_plotlyjs(),

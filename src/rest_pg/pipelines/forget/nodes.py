@@ -28,8 +28,12 @@ logger = logging.getLogger(__name__)
 USER_FIELDS = ("user_id", "user", "name", "reviewerId", "author")
 """Where records, ours and those of raw files, name their user."""
 TEXT_FIELDS = ("text", "reference", "output", "abstract", "reviewText", "content", "response")
-KEPT_OUT = (".venv", ".git", "src", "conf", "docs", "tests", "notebooks", "bench")
-"""Parts of a project that no run writes into."""
+KEPT_OUT = (".venv", ".git", "src", "conf", "docs", "tests")
+"""Parts of a project, at its top, that show no user."""
+WRITTEN = ("mlartifacts", "mlruns", ".viz")
+"""Beside the data and logs, what runs write: at the project's top, too."""
+CLOSED = (".parquet", ".zip", ".gz", ".bz2", ".xz", ".zst")
+"""Raw files whose content can't be searched as it lies there."""
 TRACE_WORDS = 6
 """So many words in a row of a user's text give it away in a file of another kind."""
 
@@ -121,9 +125,12 @@ def forget_user(params: ForgetParams, policies_to_retrain: pd.DataFrame) -> pd.D
     for path in _files(params):
         if path.name == MLFLOW_DATABASE and _shows(path, snippets):
             rows.append((str(path), "records removed", remove_traces(path, snippets)))
+        raw = data / "01_raw" in path.parents
+        if raw and path.suffix in CLOSED:
+            rows.append((str(path), "not searched", 0))
         if path.name.endswith(".safetensors") or not _shows(path, snippets):
             continue
-        if data / "01_raw" in path.parents or path.suffix == ".db":
+        if raw or path.suffix == ".db" or not _is_written(path, data):
             rows.append((str(path), "left", 0))
         else:
             seal_of(path).unlink(missing_ok=True)
@@ -142,6 +149,8 @@ def log_forgotten(forgotten: pd.DataFrame, policies_to_retrain: pd.DataFrame) ->
     )
     for path in forgotten.loc[forgotten["done"] == "left", "path"]:
         logger.warning("%s still shows the user: remove them there, at the source", path)
+    for path in forgotten.loc[forgotten["done"] == "not searched", "path"]:
+        logger.warning("%s can't be searched here: if the user is in it, remove them there", path)
     for policy in policies_to_retrain["policy"]:
         logger.warning("%s was trained on the user: delete it, and train it again", policy)
 
@@ -178,12 +187,19 @@ def find_traces(params: ForgetParams) -> Traces:
 
 def _files(params: ForgetParams) -> Iterator[Path]:
     """Every file of the project that a run may have written, and the raw data."""
-    for directory, names, files in os.walk(Path(params.data).resolve().parent):
-        names[:] = sorted(n for n in names if n not in KEPT_OUT)
+    root = Path(params.data).resolve().parent
+    for directory, names, files in os.walk(root):
+        names[:] = sorted(n for n in names if Path(directory) != root or n not in KEPT_OUT)
         for name in sorted(files):
             path = Path(directory, name)
             if not path.is_symlink() and not name.endswith(".sha256"):
                 yield path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _is_written(path: Path, data: Path) -> bool:
+    """Whether a run wrote a file, and would again: what a person wrote is theirs to change."""
+    inside = path.resolve().relative_to(data.resolve().parent)
+    return inside.parts[0] in (data.name, *WRITTEN) or path.suffix == ".log"
 
 
 def _holds_lines(path: Path) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader, StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg import __version__
 from rest_pg.config import BasePolicyParams, MaximizationParams, SelectionParams, ShipParams
@@ -65,7 +66,7 @@ def write_dataset_card(data_statistics: pd.DataFrame, ship: ShipParams) -> str:
 def _render(template: str, **values: Any) -> str:
     loader = PackageLoader("rest_pg.pipelines.ship", "templates")
     # Markdown, and figures of our own: nothing to escape
-    environment = Environment(
+    environment = ImmutableSandboxedEnvironment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(template).render(**values)
