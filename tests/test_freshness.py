@@ -1,5 +1,6 @@
 """Which nodes each parameter, file and piece of code makes run again."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,94 @@ def test_each_parameter_of_longlamp_makes_its_reading_stale(monkeypatch) -> None
         assert {n for n in before if before[n] != after[n]} == {
             n.name for n in pipeline.from_nodes("read_examples").nodes
         }, dotted
+
+
+OTHERS = {
+    "study": 14,
+    "exploration": 6,
+    "starts": 5,
+    "shuffled_profiles": 5,
+    "forced_paths": 4,
+    "path_effect": 5,
+    "calibration": 2,
+    "plan": 8,
+    "inference": 5,
+    "ship": 9,
+}
+"""Pipelines beside the method, and how many groups of parameters each reads of those that are configured."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_parameter_of_another_pipeline_makes_exactly_what_reads_it_stale(
+    method, name: str
+) -> None:
+    _, catalog = method
+    pipeline = pipeline_registry.register_pipelines()[name]
+    readers: dict[str, list[str]] = {}
+    for own in pipeline.nodes:
+        for source in own.inputs:
+            if source.startswith("params:") and source.removeprefix("params:") in parameters():
+                readers.setdefault(source.removeprefix("params:"), []).append(own.name)
+    assert len(readers) == OTHERS[name]
+    catalog["params:study_seeds.7"] = MemoryDataset(7)
+    before = origins_of(pipeline, catalog)
+    for dotted, value in flatten({group: parameters()[group] for group in readers}).items():
+        put(catalog, with_leaf(parameters(), dotted.split("."), change(value)))
+        after = origins_of(pipeline, catalog)
+        behind = pipeline.from_nodes(*readers[dotted.split(".")[0]])
+        assert {n for n in before if before[n] != after[n]} == {n.name for n in behind.nodes}, (
+            dotted
+        )
+
+
+def test_another_iteration_makes_its_own_nodes_and_the_tables_stale(method, monkeypatch) -> None:
+    pipeline, catalog = method
+    before = origins_of(pipeline, catalog)
+    monkeypatch.setattr(RunParameters, "values", parameters() | {"n_iterations": 2})
+    after = origins_of(pipeline_registry.register_pipelines()["__default__"], catalog)
+    new = {name for name in after if "iteration_2" in name}
+    assert after.keys() - before.keys() == new
+    assert len(new) == 8 + 5  # of an iteration, and of its evaluation
+    assert {name for name in before if before[name] != after[name]} == {
+        "evaluation.create_results",
+        "evaluation.create_report",
+        "evaluation.describe_run",
+        "evaluation.log_results",
+    }
+
+
+def test_other_data_make_everything_but_the_base_policy_stale(monkeypatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    found = []
+    for environment in ("local", "longlamp"):
+        loader = OmegaConfigLoader(
+            str(PROJECT / "conf"),
+            base_env="base",
+            default_run_env=environment,
+            runtime_params={"longlamp_path": "DIR"},
+        )
+        values = {**parameters(), "data_format": loader["parameters"]["data_format"]}
+        values["longlamp"] = loader["parameters"].get("longlamp")
+        monkeypatch.setattr(RunParameters, "values", values)
+        catalog = DataCatalog.from_config(loader["catalog"])
+        put(catalog, values)
+        found.append(origins_of(pipeline_registry.register_pipelines()["__default__"], catalog))
+    before, after = found
+    assert {n for n in before if before[n] == after.get(n)} == {"import_policy"}
+
+
+def test_a_model_counts_by_what_is_in_it(tmp_path: Path) -> None:
+    """Not by when it was written, and not by its size: a fine-tuned one has the same."""
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    described = {"backend": "rest_pg.backends.judges.RubricJudge", "arguments": {}}
+    described["arguments"] = {"model": str(weights.parent)}
+    keys = []
+    for content, time in ((b"one", 1e9), (b"one", 2e9), (b"two", 2e9)):
+        weights.write_bytes(content)
+        os.utime(weights, (time, time))
+        keys.append(backend_key(described))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_nothing_changes_where_nothing_was_changed(method) -> None:

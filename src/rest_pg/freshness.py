@@ -209,13 +209,24 @@ def _files(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _file_digest(name: str) -> str:
-    """Digest a file; of a directory (models, raw data) names, sizes and times: it may be large."""
+    """Digest a file, or all files of a directory (a model, raw data): what is in them, whenever written."""
     path = Path(name)
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return _content_digest(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    return _digest(json.dumps([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]))
+    return _digest(json.dumps([(str(p.relative_to(path)), _content_digest(p)) for p in files]))
+
+
+def _content_digest(path: Path) -> str:
+    found = path.stat()
+    return _digest_once(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest_once(path: Path, size: int, modified: int, changed: int) -> str:
+    """Digest a file once per process, as long as it doesn't change: about a second for a gigabyte."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _backends(description: Any) -> set[str]:

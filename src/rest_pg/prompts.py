@@ -15,6 +15,10 @@ from rest_pg.text import sentences
 SEPARATOR = " | "
 """Between documents in the context (§4.1)."""
 
+LONGEST_TOKEN = 64
+"""Characters of a token, at most, so that no more of a huge document is tokenised than could fit: longer
+tokens are runs of one character."""
+
 
 @dataclass(frozen=True, slots=True)
 class FittedPrompt:
@@ -137,6 +141,8 @@ def _first_sentences(tokenizer: Any, document: str, room: int) -> tuple[str, int
     kept: list[str] = []
     used = 0
     for sentence in sentences(document):
+        if len(sentence) > room * LONGEST_TOKEN:
+            break
         cost = count_tokens(tokenizer, f" {sentence}")
         if used + cost > room:
             break
@@ -144,7 +150,7 @@ def _first_sentences(tokenizer: Any, document: str, room: int) -> tuple[str, int
         used += cost
     if kept or room < 8:  # a handful of tokens of a sentence says nothing about its writer
         return " ".join(kept), used
-    text = " ".join(document.split())
+    text = " ".join(document[: room * LONGEST_TOKEN].split())
     offsets = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     ).offset_mapping

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ijson
+import ijson.backends.python as slow_ijson
 from datasets import load_dataset
 from kedro.io.core import AbstractDataset, DatasetError
 from pyarrow import ArrowException, parquet
@@ -233,16 +234,21 @@ def _json(path: Path) -> Iterator[tuple[str, RawRecord]]:
 
 
 def _items(path: Path) -> Iterator[tuple[str, RawRecord]]:
-    """Read a JSON array item by item."""
+    """Read a JSON array item by item; halves of characters stop the quick parser, and not the slow one."""
     number = 0
-    with path.open("rb") as file:
-        try:
-            for number, item in enumerate(
-                ijson.items(file, "item", use_float=True, buf_size=BUFFER), start=1
-            ):
-                yield f"{path}, item {number}", _as_record(item)
-        except ijson.JSONError as error:
-            yield f"{path}, item {number + 1}", {"unreadable": str(error)}
+    for parser in (ijson, slow_ijson):
+        with path.open("rb") as file:
+            items = parser.items(file, "item", use_float=True, buf_size=BUFFER)
+            try:
+                for place, item in enumerate(items, start=1):
+                    if place > number:
+                        number = place
+                        yield f"{path}, item {number}", _as_record(item)
+            except (ijson.JSONError, UnicodeDecodeError) as error:
+                if isinstance(error, UnicodeDecodeError) and parser is ijson:
+                    continue
+                yield f"{path}, item {number + 1}", {"unreadable": str(error)}
+            return
 
 
 def _rows(path: Path) -> Iterator[tuple[str, RawRecord]]:

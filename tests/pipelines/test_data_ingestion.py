@@ -119,6 +119,19 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, suffix: str) -> N
     assert rejected == []
 
 
+def test_half_a_character_in_a_json_array_costs_no_item(tmp_path: Path) -> None:
+    """The quick parser takes one and the character behind it together, and gives up."""
+    path = tmp_path / "documents.json"
+    texts = ["One.", "\ud800\U00010000", "Three."]
+    path.write_text(json.dumps([{"user": "ann", "text": text} for text in texts]))
+    raw = DocumentsDataset(filepath=str(path)).load()
+    assert [record["text"] for record in raw] == texts
+    assert [record["id"] for record in raw] == ["item-1", "item-2", "item-3"]
+    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    assert [document.text for document in documents] == ["One.", "Three."]
+    assert len(rejected) == 1
+
+
 def test_a_folder_per_user(tmp_path: Path) -> None:
     for name, text in {"ann/a.txt": b"One.", "ann/old/b.md": b"Two.", "bob/c.txt": b"\xff"}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

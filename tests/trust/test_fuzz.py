@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import math
+import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,11 +16,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io.core import DatasetError
+from pyarrow import parquet
 from pydantic import TypeAdapter, ValidationError
 
 from rest_pg import config
@@ -33,6 +39,7 @@ from rest_pg.mail import MailDataset
 from rest_pg.metrics import measure_response
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
 from rest_pg.pipelines.data_ingestion.nodes import read_documents
+from rest_pg.pipelines.inference.nodes import read_requests
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts
 from rest_pg.records import (
     Document,
@@ -44,7 +51,7 @@ from rest_pg.records import (
     Score,
 )
 from rest_pg.responses import format_completion, parse_generation
-from rest_pg.sources import DocumentsDataset
+from rest_pg.sources import DocumentsDataset, LongLampDataset, RequestsDataset
 
 from .conftest import FULL, PROJECT, Ledger
 
@@ -148,6 +155,96 @@ def test_bytes_as_documents(tmp_path: Path, content: bytes) -> None:
     documents_of(path)
 
 
+CELL = TEXT.map(lambda text: text.encode("utf-8", "replace").decode())
+
+
+@FUZZ
+@given(st.lists(st.dictionaries(st.sampled_from(["user", "text", "title", ""]), CELL), max_size=4))
+@counted
+def test_tables_of_documents(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    path = tmp_path / "documents.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["user", "text", "title", ""])
+        writer.writeheader()
+        writer.writerows(rows)
+    for document in documents_of(path):
+        document.text.encode()
+    columns = sorted({name for row in rows for name in row})
+    path = tmp_path / "documents.parquet"
+    parquet.write_table(pa.table({c: [row.get(c) for row in rows] for c in columns}), path)
+    for document in documents_of(path):
+        document.text.encode()
+
+
+@FUZZ
+@given(st.binary(max_size=300), st.sampled_from([".csv", ".parquet", ".json"]))
+@counted
+def test_bytes_as_tables(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"documents{suffix}"
+    whole = io.BytesIO()
+    parquet.write_table(pa.table({"user": ["a"], "text": ["b c d e"]}), whole)
+    for written in (content, b'user,text\n"' + content, whole.getvalue()[:-20] + content):
+        path.write_bytes(written)
+        documents_of(path)
+
+
+NAME = READ.map(lambda text: re.sub(r"[/\x00\r\n]", "", text)[:40]).filter(
+    lambda name: name.strip(".")
+)
+
+
+@FUZZ
+@given(st.dictionaries(st.tuples(NAME, NAME), st.one_of(st.binary(max_size=99), READ), max_size=4))
+@counted
+def test_folders_of_documents(tmp_path: Path, files: dict[tuple[str, str], bytes | str]) -> None:
+    root = tmp_path / "folders"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    for (user, title), content in files.items():
+        place = root / user
+        place.mkdir(exist_ok=True)
+        written = content.encode() if isinstance(content, str) else content
+        (place / f"{title}.txt").write_bytes(written)
+    documents_of(root)
+
+
+@FUZZ
+@given(st.lists(records("user", "request", "documents"), max_size=3))
+@counted
+def test_requests(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    try:
+        read = read_requests(RequestsDataset(filepath=str(path)).load())
+    except ValueError as error:
+        assert "request" in str(error)
+        return
+    assert len(read) == len(rows)
+
+
+@FUZZ
+@given(
+    st.lists(records("name", "title", "abstract", "profile", "content"), max_size=3),
+    st.binary(max_size=99),
+    st.sampled_from([".jsonl", ".json", ".parquet"]),
+)
+@counted
+def test_longlamp_files(
+    tmp_path: Path, rows: list[dict[str, Any]], content: bytes, suffix: str
+) -> None:
+    place = tmp_path / "longlamp"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    lines = "\n".join(json.dumps(row) for row in rows).encode()
+    (place / "train.jsonl").write_bytes(lines + b"\n" + content)
+    (place / "val.json").write_bytes(json.dumps(rows).encode() + content)
+    (place / f"test{suffix}").write_bytes(content)
+    raw = list(LongLampDataset(path=str(place)).load())
+    assert {record["split"] for record in raw} <= {"train", "val", "test"}
+    examples, counts = read_records(raw, LONGLAMP, seed=1)
+    assert len(examples) + len(counts.rejected) <= len(raw)
+
+
 @FUZZ
 @given(st.lists(records("name", "input", "output", "profile", "id"), max_size=5))
 @counted
@@ -169,6 +266,42 @@ def test_mail(tmp_path: Path, content: bytes) -> None:
                 assert "text" in record or "unreadable" in record
         except DatasetError as error:
             assert "holds no message" in str(error)
+        path.unlink()
+
+
+HEADER = st.sampled_from(
+    ["From", "To", "Date", "Subject", "Content-Type", "Content-Transfer-Encoding", "In-Reply-To"]
+)
+KIND = st.sampled_from(
+    [
+        "text/plain; charset=nowhere",
+        "text/html",
+        "multipart/mixed; boundary=b",
+        "multipart/alternative",
+        "message/rfc822",
+        "base64",
+        "quoted-printable",
+        "Thu, 32 Foo 2001 99:99:99 +9999",
+        "=?utf-8?b?4?= <a@b>",
+        "a@b, c@d",
+    ]
+)
+
+
+@FUZZ
+@given(
+    st.lists(st.tuples(HEADER, st.one_of(KIND, TEXT)), max_size=6),
+    st.lists(st.one_of(TEXT, st.sampled_from(["--b", "--b--", "On x wrote:", "> y"])), max_size=6),
+)
+@counted
+def test_structured_mail(tmp_path: Path, headers: list[tuple[str, str]], body: list[str]) -> None:
+    head = "\n".join(f"{name}: {value}" for name, value in headers)
+    content = f"{head}\n\n".encode("utf-8", "replace") + "\n".join(body).encode("utf-8", "replace")
+    for name, written in (("m.eml", content), ("m.mbox", b"From a b\n" + content)):
+        path = tmp_path / name
+        path.write_bytes(written)
+        for record in MailDataset(path=str(path)).load():
+            assert "text" in record or "unreadable" in record
         path.unlink()
 
 
@@ -367,7 +500,65 @@ def test_a_servers_answers(completions: Any, models: Any) -> None:
             servers._model_of("http://127.0.0.1:1/v1", PolicyCheckpoint(Path("hub/id")))
 
 
-def test_a_field_of_ten_megabytes(tmp_path: Path) -> None:
-    path = tmp_path / "documents.jsonl"
-    path.write_text(json.dumps({"user": "a", "text": "word " * 2_000_000}), encoding="utf-8")
-    assert documents_of(path) == []
+HUGE = "word " * 2_000_000
+"""10 MB."""
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_field_of_ten_megabytes_in_documents(tmp_path: Path, suffix: str) -> None:
+    path, row = tmp_path / f"documents{suffix}", {"user": "a", "text": HUGE}
+    if suffix == ".parquet":
+        parquet.write_table(pa.table({name: [value] for name, value in row.items()}), path)
+    elif suffix == ".csv":
+        path.write_text(f"user,text\na,{HUGE}\n", encoding="utf-8")
+    else:
+        path.write_text(json.dumps(row if suffix == ".jsonl" else [row]), encoding="utf-8")
+    raw = DocumentsDataset(filepath=str(path)).load()
+    assert [record["text"] for record in raw] == [HUGE]
+    assert documents_of(path) == []  # one paragraph, longer than any passage may be
+
+
+def test_a_field_of_ten_megabytes_in_longlamp_s_records(tmp_path: Path) -> None:
+    mine = {"title": "t", "abstract": "An abstract of mine about the sea."}
+    row = {"name": "ann", "input": f"Write about {mine['title']}", "output": HUGE}
+    for split in ("train", "val", "test"):
+        lines = [
+            row | {"profile": [mine]},
+            row | {"output": "Short.", "profile": [{**mine, "abstract": HUGE}]},
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    raw = list(LongLampDataset(path=str(tmp_path)).load())
+    assert len(raw) == 6
+    examples, counts = read_records(raw, LONGLAMP, seed=1)
+    assert (len(examples), counts.too_long, counts.documents_cut) == (3, 3, 3)
+    for made in examples:
+        assert all(len(document.text) < 200 for document in made.profile)  # 20 words
+
+
+def test_a_field_of_ten_megabytes_in_mail(tmp_path: Path) -> None:
+    path = tmp_path / "m.eml"
+    path.write_text(f"From: a@b\nSubject: s\n\n{HUGE}\n", encoding="utf-8")
+    (record,) = MailDataset(path=str(path)).load()
+    assert record["text"].split() == HUGE.split()
+
+
+def test_a_field_of_ten_megabytes_in_saved_records_and_what_is_parsed(tmp_path: Path) -> None:
+    dataset = RecordsDataset(
+        filepath=str(tmp_path / "g.jsonl"), record="rest_pg.backends.protocols.Generation"
+    )
+    text = format_completion("a path", HUGE, FORMAT)
+    made = Generation(example_id="e", sample_index=0, text=text, finished=True, n_tokens=1)
+    dataset.save([made])
+    (read,) = dataset.load()
+    sample = parse_generation(read, FORMAT)
+    assert (sample.reasoning_path, sample.response) == ("a path", HUGE.strip())
+
+
+def test_a_field_of_ten_megabytes_in_a_prompt(policy: PolicyCheckpoint) -> None:
+    template = (PROJECT / "conf/base/prompts/response.jinja").read_text(encoding="utf-8")
+    room = PromptParams(max_tokens=800, system="")
+    ((made,), _) = create_prompts(
+        [example_of("ships", "x")], [profile_of([HUGE])], policy, template, FORMAT, room
+    )
+    assert made.n_tokens <= 800
+    assert "word word" in made.text
