@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rest_pg.backends import checkpoints
+from rest_pg.backends.sft_loop import Progress
 from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.sft_training import Losses, Training
 from rest_pg.checksums import mark_complete
@@ -88,6 +89,26 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes(
     assert len(before) == 10
     assert after == before  # at each step
     assert weights(resumed) == weights(straight)
+
+
+@pytest.mark.parametrize(("done", "repeated"), [(2, 2), (3, 0), (4, 1), (8, 2)])
+def test_what_is_repeated_is_less_than_between_two_checkpoints(
+    policy: PolicyCheckpoint, tmp_path: Path, monkeypatch, done: int, repeated: int
+) -> None:
+    """Ten steps, and a checkpoint behind each third: what was done since the last is done again."""
+    begun: list[int] = []
+
+    def note(self, args, state, control, **kwargs):
+        begun.append(state.global_step)
+        if len(begun) == done + 1:
+            raise InterruptionError
+
+    monkeypatch.setattr(Progress, "on_step_begin", note, raising=False)
+    with pytest.raises(InterruptionError):
+        trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=3)
+    trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=3)
+    assert begun[: done + 1] == list(range(done + 1))
+    assert begun[done + 1 :] == list(range(done - repeated, 10))
 
 
 def test_the_last_whole_checkpoint_counts(

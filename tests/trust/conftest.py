@@ -68,10 +68,10 @@ reward:
   backend: rest_pg.backends.resumable.ResumableReward
   arguments:
     reward:
-      backend: rest_pg.backends.rewards.CompositeReward
-      arguments: {weights: {rouge_1: 1.0}}
+      backend: rest_pg.backends.judges.RubricJudge
+      arguments: {template: conf/base/prompts/judge.jinja, model: ./model, aggregation: expected}
     directory: data/07_model_output/score_shards
-    samples_per_shard: 16
+    samples_per_shard: 4
 generator:
   type: rest_pg.datasets.BackendDataset
   backend: rest_pg.backends.resumable.ResumableGenerator
@@ -118,12 +118,21 @@ def node_of(line: str) -> str:
     return found[1] if found else ""
 
 
+def run_id(run: Run) -> str:
+    """The MLflow run that a finished `kedro run` names."""
+    match = re.search(r"mlflow_run_id=(\w+)", run.text)
+    assert match, run.text
+    return match[1]
+
+
 @dataclass(frozen=True)
 class Run:
     """What a `kedro run` printed, and how it ended."""
 
     lines: list[str]
     status: int
+    seconds_to_stop: float | None = None
+    """From the signal to the end; none: there was no signal, or it came too late."""
 
     @property
     def text(self) -> str:
@@ -209,17 +218,20 @@ class Project:
             text=True,
         )
         lines: list[str] = []
+        stopped_at: list[float] = []
+
+        def send(number: signal.Signals) -> None:
+            if process.poll() is None:
+                stopped_at.append(time.monotonic())
+                process.send_signal(number)
+
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
             if stop and node_of(line) == stop.node:
-                threading.Timer(stop.after, self._signal, (process, stop.number)).start()
-        return Run(lines, process.wait())
-
-    @staticmethod
-    def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-        if process.poll() is None:
-            process.send_signal(number)
+                threading.Timer(stop.after, send, (stop.number,)).start()
+        status = process.wait()
+        return Run(lines, status, time.monotonic() - stopped_at[0] if stopped_at else None)
 
     def results(self) -> dict[str, bytes]:
         """What must not depend on interruptions: samples, scores, results, by name."""
@@ -255,6 +267,8 @@ class Ledger:
     """The table of faults."""
 
     rows: dict[str, dict[str, int | str]] = field(default_factory=dict)
+    slowest_stop: float = 0.0
+    """Seconds from Ctrl-C to the end of a run."""
 
     def add(
         self, fault: str, *, survived: bool, lost: int = 0, repeated: int = 0, cases: int = 1
@@ -283,4 +297,6 @@ def ledger() -> Iterator[Ledger]:
         print("\n" + widths.format(*COLUMNS))
         for row in kept.rows.values():
             print(widths.format(*row.values()))
+        if kept.slowest_stop:
+            print(f"Ctrl-C ended a run after {kept.slowest_stop:.1f} seconds at most")
         print(f"{(time.monotonic() - started) / 60:.1f} minutes; {path.relative_to(PROJECT)}")

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -162,7 +163,7 @@ def test_a_local_run_opens_no_socket_but_mlflows_file(project: Project, ledger: 
     done = subprocess.run(
         [sys.executable, "-c", program, str(calls)],
         cwd=project.root,
-        env=bare | {"PYTHONPATH": str(project.root / "src")},
+        env=bare | {"PYTHONPATH": str(project.root / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -214,20 +215,80 @@ def trained_on(project: Project) -> bool:
     return len(listed.read_text().splitlines()) > 1
 
 
-SERVERS = {"ui": "5000", "viz": "4141"}
+RECORDER = """
+import json
+from rest_pg.backends.resumable import ResumableGenerator
+
+class Recorder(ResumableGenerator):
+    def generate(self, policy, requests, *given, **named):
+        with open("sent.jsonl", "a") as file:
+            for request in requests:
+                print(json.dumps({"id": request.example_id, "text": request.prompt}), file=file)
+        return super().generate(policy, requests, *given, **named)
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FULL, reason="both servers take half a minute to start")
+@pytest.mark.skipif(not FULL, reason="a run; the test of the prompts' files is the short part")
+def test_no_prompt_that_is_sent_holds_a_reference_or_another_users_text(
+    project: Project, ledger: Ledger
+) -> None:
+    catalog = project.root / "conf" / "trust" / "catalog.yml"
+    plain = catalog.read_text()
+    recorder = project.root / "src" / "recorder.py"
+    recorder.write_text(RECORDER)
+    catalog.write_text(
+        plain.replace("rest_pg.backends.resumable.ResumableGenerator", "recorder.Recorder")
+    )
+    project.clean()
+    try:
+        run = project.kedro()
+        assert run.status == 0, run.text
+        (place,) = project.root.glob("data/03_primary/examples.jsonl")
+        lines = (max(place.iterdir()) / place.name).read_text().splitlines()
+        examples = {e["example_id"]: e for e in map(json.loads, lines)}
+        sent = [json.loads(x) for x in (project.root / "sent.jsonl").read_text().splitlines()]
+        # for training, and by three systems of users whom none has seen
+        n = Counter(example["split"] for example in examples.values())
+        assert len(sent) == n["train"] + 3 * (n["validation"] + n["test"])
+        for prompt in sent:
+            own = examples[prompt["id"]]
+            others = {
+                document["text"]
+                for example in examples.values()
+                if example["user_id"] != own["user_id"]
+                for document in example["profile"]
+            }
+            shown = any(d["text"] in prompt["text"] for d in own["profile"])
+            leaked = own["reference"] in prompt["text"] or any(t in prompt["text"] for t in others)
+            ledger.add("leak looked for in a prompt that was sent", survived=shown and not leaked)
+            assert shown  # it would be seen if it were there
+            assert not leaked
+    finally:
+        catalog.write_text(plain)
+        recorder.unlink()
+        project.clean()
+
+
+SERVERS = {"ui": "5000", "viz": "4141", "serve": "5001"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="each server takes half a minute to start")
 @pytest.mark.parametrize("target", SERVERS)
 def test_servers_listen_on_this_machine_only(
     project: Project, finished: tuple[Run, dict[str, bytes]], ledger: Ledger, target: str
 ) -> None:
+    if target == "serve":
+        shipped = project.kedro("--pipelines", "ship")
+        assert shipped.status == 0, shipped.text
     makefile = (PROJECT / "Makefile").read_text().replace("\\\n", " ")
     recipe = re.search(rf"^{target}: .*\n\t(.*)$", makefile, re.MULTILINE)
     assert recipe
     port = str(20_000 + os.getpid() % 20_000)
-    command = recipe[1].replace("$(BIN)/", f"{Path(sys.executable).parent}/")
+    binaries = str(Path(sys.executable).parent)
+    command = recipe[1].replace("$(CURDIR)/$(BIN)", binaries).replace("$(BIN)", binaries)
+    command = command.replace("$(or $(ALIAS),champion)", "champion").replace("$$", "$")
     process = subprocess.Popen(
         ["bash", "-c", f"exec env {command.replace(SERVERS[target], port)}"],
         cwd=project.root,
@@ -237,14 +298,17 @@ def test_servers_listen_on_this_machine_only(
     )
     try:
         addresses: set[str] = set()
-        for _ in range(120):
+        for _ in range(180):
             time.sleep(0.5)
             addresses |= listening(process.pid)
             if addresses and answers(int(port)):
                 break
-        survived = addresses == {"127.0.0.1"}
+        children = psutil.Process(process.pid).children(recursive=True)
+        jobs = [c for c in children if "huey" in " ".join(c.cmdline())]
+        survived = addresses == {"127.0.0.1"} and not jobs
         ledger.add("listening sockets of servers", survived=survived)
-        assert survived, addresses
+        assert addresses == {"127.0.0.1"}
+        assert not jobs  # MLflow would run them in processes of their own
     finally:
         for child in [*psutil.Process(process.pid).children(recursive=True), process]:
             child.terminate()
