@@ -62,6 +62,8 @@ class Example:
     """P_u: other documents by the same user; the reference is not among them."""
     task: str = ""
     """Where several tasks are mixed, the one that this example is of."""
+    copies_left_out: int = 0
+    """Documents that held the target, or most of it, and so are not in the profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,6 +183,7 @@ def test_measure_log_and_report(tmp_path: Path) -> None:
         [test],
         [profile],
         describe_data([test]),
+        {"paths": 3, "words_median": 20, "copied": 0.125},
         7,
         RunTimes(str(tmp_path)),
         scored_sft=scored,
@@ -203,6 +204,7 @@ def test_measure_log_and_report(tmp_path: Path) -> None:
     assert prompt["kept"] == 1
     # of 2 + 1 + 6 + 0.5 + 0.5 seconds
     assert "<td>sft: training</td><td>6.0</td><td>60%</td><td>10</td>" in html
+    assert "12.5% of their runs of eight words stand in the reference" in html
     assert "<td>sft</td><td>40.0</td><td>50.0</td><td>1.25</td>" in html
     assert f"What the users wrote has {len(test.reference.split())} words in the mean" in html
     assert 'src="http' not in html

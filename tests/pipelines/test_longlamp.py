@@ -291,6 +291,7 @@ def test_near_copies_of_the_target_leave_its_profile_by_a_parameter(near_copies,
     (example,), counts = read_records(records, PARAMS.model_copy(update=bounds), seed=7)
     assert [document.document_id for document in example.profile] == kept
     assert counts.near_copies == 2 - len(kept)
+    assert example.copies_left_out == 2 - len(kept)
 
 
 def test_words_are_counted_across_the_parts_of_a_huge_text() -> None:

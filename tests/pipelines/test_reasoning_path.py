@@ -8,9 +8,13 @@ from rest_pg.backends.models import load_tokenizer
 from rest_pg.backends.protocols import Generation
 from rest_pg.backends.teachers import LLMTeacher, StatisticalTeacher, remove_quotations
 from rest_pg.config import PromptParams, ResponseFormat
-from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
+from rest_pg.pipelines.reasoning_path.nodes import (
+    create_prompts,
+    describe_reasoning_paths,
+    write_reasoning_paths,
+)
 from rest_pg.prompts import compile_template
-from rest_pg.records import Profile, RetrievedDocument
+from rest_pg.records import Profile, ReasoningPath, RetrievedDocument
 
 PLAIN = ResponseFormat(reasoning=False)
 TEMPLATE = "instruction: {{ instruction }} context: {{ context }} {{ 'r' if reasoning else '' }}"
@@ -83,6 +87,18 @@ def test_the_statistical_path_states_facts_and_quotes_nothing(policy) -> None:
         "3. often used: built, needs\n4. needed here: harbour, trade, ships"
     )
     assert made[0].copied_ngrams == 0
+
+
+def test_what_paths_copy_is_a_figure_worked_by_hand() -> None:
+    shares = {"one two": 0.0, "one two three four": 0.5, "one": 0.25}
+    paths = [
+        ReasoningPath(example_id=str(i), text=text, copied_ngrams=share)
+        for i, (text, share) in enumerate(shares.items())
+    ]
+    figures, logged = describe_reasoning_paths(paths)
+    assert figures == {"paths": 3, "words_median": 2, "copied": 0.25, "paths_with_copies": 2}
+    assert logged["reasoning_copied"] == {"value": 0.25, "step": 0}
+    assert describe_reasoning_paths([])[0]["copied"] == 0
 
 
 def test_quoted_lines_are_dropped() -> None:

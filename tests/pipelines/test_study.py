@@ -18,7 +18,13 @@ from rest_pg.pipelines.study.nodes import (
     follow_iterations,
     remove_profiles,
 )
-from rest_pg.pipelines.study.report import create_study_report, state_contrasts, state_p
+from rest_pg.pipelines.study.report import (
+    create_study_report,
+    plot_contrasts,
+    plot_iterations,
+    state_contrasts,
+    state_p,
+)
 from rest_pg.records import Profile, RetrievedDocument, Sample, Score, ScoredSample
 
 PARAMS = EvaluationParams(
@@ -184,7 +190,7 @@ def test_data_statistics_worked_by_hand() -> None:
         example(1),
         example(2),
         example(4, split="validation"),
-        example(3, split="test", reference=nine + " ten", profile=profile),
+        example(3, split="test", reference=nine + " ten", profile=profile, copies_left_out=2),
     ]
     table = describe_data(examples).set_index("split")
     # both training examples have the same reference of 8 words, and the same two documents
@@ -198,6 +204,7 @@ def test_data_statistics_worked_by_hand() -> None:
     assert table.loc["train", "profile_words_median"] == 15
     # 2 of the 3 8-grams of the reference are in the profile
     assert table.loc["test", "near_copies"] == 1
+    assert table["copies_left_out"].tolist() == [0, 0, 2]
 
 
 def test_the_report_states_shows_and_escapes() -> None:
@@ -216,9 +223,11 @@ def test_the_report_states_shows_and_escapes() -> None:
     html = create_study_report(
         create_study_table(PARAMS, 7, **metrics()),
         compare_systems(PARAMS, 7, **metrics()),
-        follow_iterations(PARAMS, 7, **curves),
         count_costs(rest_pg__7=COSTS),
         describe_data([example(i, split=s) for i, s in enumerate(("train", "validation", "test"))]),
+        {"paths": 3, "words_median": 20, "copied": 0.0},
+        plot_contrasts(compare_systems(PARAMS, 7, **metrics())),
+        plot_iterations(follow_iterations(PARAMS, 7, **curves)),
         [example(1, split="test")],
         [Profile(example_id="e1", documents=())],
         7,

@@ -25,6 +25,8 @@ class Target:
     split: Split
     document: Document
     profile: tuple[Document, ...]
+    copies_left_out: int = 0
+    """Near-copies of a target that this profile would hold otherwise."""
 
 
 def random_for(*key: object) -> random.Random:
@@ -69,9 +71,10 @@ def draw_targets(
     targets = [d for d in shuffled if _askable(d, params)][: max(n_targets, 0)]
     chosen = {d.document_id for d in targets}
     rest = [d for d in shuffled if d.document_id not in chosen]
-    profile = _without_copies(rest, targets)[: params.max_profile_size]
+    others = _without_copies(rest, targets)
+    profile, n_copies = tuple(others[: params.max_profile_size]), len(rest) - len(others)
     if len(profile) >= params.min_profile_size:
-        yield from (Target(split, target, tuple(profile)) for target in targets)
+        yield from (Target(split, target, profile, n_copies) for target in targets)
 
 
 def hold_out_latest(
@@ -104,11 +107,12 @@ def hold_out_latest(
         n_left = params.examples_per_user.get(split, 0)
         for target in generator.sample(pool, len(pool)):
             older = [d for d in in_time if (d.date or "") < (target.date or "")]
-            profile = _without_copies(older, [target])[-params.max_profile_size :]
+            others = _without_copies(older, [target])
+            profile = others[-params.max_profile_size :]
             enough = len(profile) >= params.min_profile_size
             if n_left > 0 and enough and _askable(target, params):
                 n_left -= 1
-                yield Target(split, target, tuple(profile))
+                yield Target(split, target, tuple(profile), len(older) - len(others))
 
 
 def cut_opening(text: str, n_words: int) -> tuple[str, str]:

@@ -177,6 +177,7 @@ def _to_example(
     order = list(range(len(record["profile"])))
     random_for(seed, "profile", example_id).shuffle(order)
     kept: dict[int, Document] = {}
+    n_copies = 0
     for place in order:
         document = _to_document(
             record["profile"][place], place, example_id, user, task, params, counts
@@ -185,9 +186,11 @@ def _to_example(
             continue
         if " ".join(reference.split()) in " ".join(document.text.split()):
             counts.copies += 1
+            n_copies += 1
             continue
         if params.near_copies == "remove" and is_near_copy(document.text, reference):
             counts.near_copies += 1
+            n_copies += 1
             continue
         kept[place] = document
         if len(kept) == params.max_profile_size:
@@ -204,6 +207,7 @@ def _to_example(
         reference=reference,
         profile=tuple(kept[place] for place in sorted(kept)),
         task=name if mixed else "",
+        copies_left_out=n_copies,
     )
 
 

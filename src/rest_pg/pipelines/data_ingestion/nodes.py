@@ -117,6 +117,7 @@ def create_examples(
                 query=f"{target.document.title or ''} {opening}" if opening else " ".join(items),
                 reference=reference,
                 profile=target.profile,
+                copies_left_out=target.copies_left_out,
             )
         )
     check_examples(examples, params.setting)

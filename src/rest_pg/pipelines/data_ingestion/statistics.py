@@ -16,6 +16,7 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
 
     ``duplicates`` counts references that occur more than once in the split, and ``near_copies``
     examples whose profile holds most of their reference: both would flatter a system that copies.
+    ``copies_left_out`` counts the documents that would have been such copies.
     """
     rows = []
     tasks = sorted({example.task for example in examples})
@@ -32,6 +33,7 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
             "near_copies": sum(
                 any(is_near_copy(d.text, e.reference) for d in e.profile) for e in own
             ),
+            "copies_left_out": sum(e.copies_left_out for e in own),
         }
         sizes = {
             "profile_documents": [len(e.profile) for e in own],

@@ -26,6 +26,7 @@ def create_report(
     examples: Sequence[Example],
     profiles: Sequence[Profile],
     data_statistics: pd.DataFrame,
+    reasoning_path_figures: Mapping[str, float],
     seed: int,
     run_times: RunTimes,
     **parts: Any,
@@ -37,6 +38,7 @@ def create_report(
         examples: all examples.
         profiles: what was retrieved for them.
         data_statistics: what the data holds.
+        reasoning_path_figures: the teacher's paths, and what they copy.
         seed: of the run.
         run_times: what the run takes, beside its estimate if there is one.
         **parts: by system ``scored_<system>``, scored samples, and ``sampling_<system>``, what drawing them
@@ -74,6 +76,7 @@ def create_report(
             "words": fmean([len(e.reference.split()) for e in own] or [0]),
         },
         statistics=data_statistics.to_dict("records"),
+        paths=reasoning_path_figures,
         seed=seed,
     )
 

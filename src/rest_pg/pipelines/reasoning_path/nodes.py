@@ -11,6 +11,7 @@ from rest_pg.backends.protocols import Teacher
 from rest_pg.config import PromptParams, ResponseFormat
 from rest_pg.prompts import apply_chat_template, compile_template, fit_documents, markup_escape
 from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath, Split
+from rest_pg.tracking import to_metric_history
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,32 @@ def write_reasoning_paths(
     """
     found = {profile.example_id: profile for profile in profiles}
     paths = teacher.write([e for e in examples if e.split in splits], found, policy)
-    copied = sum(path.copied_ngrams > 0 for path in paths)
-    logger.info("%d reasoning paths; %d hold words copied from the reference", len(paths), copied)
+    logger.info("%d reasoning paths", len(paths))
     return paths
+
+
+def describe_reasoning_paths(
+    reasoning_paths: Sequence[ReasoningPath],
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Say how long the teacher's paths are, and how much of the references they give away.
+
+    A path that quotes the reference teaches the policy to copy what it won't have when it writes.
+
+    Returns:
+        ``paths``; ``words_median`` of one; ``copied``, the mean share of a path's runs of 8 words that stand
+        in its reference, in [0, 1]; ``paths_with_copies``, that have any. And the same for MLflow.
+    """
+    copied = [path.copied_ngrams for path in reasoning_paths]
+    figures = {
+        "paths": len(reasoning_paths),
+        "words_median": statistics.median([len(p.text.split()) for p in reasoning_paths] or [0]),
+        "copied": statistics.fmean(copied or [0]),
+        "paths_with_copies": sum(share > 0 for share in copied),
+    }
+    logger.info(
+        "reasoning paths of %.0f words; %.1f%% of their runs of 8 words stand in the reference",
+        figures["words_median"],
+        100 * figures["copied"],
+    )
+    named = {f"reasoning_{name}": value for name, value in figures.items()}
+    return figures, to_metric_history(named, step=0)

@@ -2,7 +2,11 @@
 
 from kedro.pipeline import Pipeline, node
 
-from rest_pg.pipelines.reasoning_path.nodes import create_prompts, write_reasoning_paths
+from rest_pg.pipelines.reasoning_path.nodes import (
+    create_prompts,
+    describe_reasoning_paths,
+    write_reasoning_paths,
+)
 
 
 def create_pipeline() -> Pipeline:
@@ -27,6 +31,12 @@ def create_pipeline() -> Pipeline:
                 ["examples", "profiles", "teacher", "base_policy"],
                 "reasoning_paths",
                 name="write_reasoning_paths",
+            ),
+            node(
+                describe_reasoning_paths,
+                "reasoning_paths",
+                ["reasoning_path_figures", "reasoning_path.mlflow_metrics"],
+                name="describe_reasoning_paths",
             ),
         ]
     )

@@ -34,7 +34,12 @@ from rest_pg.pipelines.study.nodes import (
     log_study,
     remove_profiles,
 )
-from rest_pg.pipelines.study.report import create_study_report, describe_study
+from rest_pg.pipelines.study.report import (
+    create_study_report,
+    describe_study,
+    plot_contrasts,
+    plot_iterations,
+)
 from rest_pg.wiring import bind
 
 SYSTEMS = ("base", "no_profile", "sft", "sft_reasoning", "rest_em", "random_selection", "rest_pg")
@@ -240,15 +245,24 @@ def _create_comparison(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
                 "system_runs",
                 name="draw_curves",
             ),
+            node(plot_contrasts, "study_contrasts", "study_contrasts_plot", name="plot_contrasts"),
+            node(
+                plot_iterations,
+                "study_iterations",
+                "study_iterations_plot",
+                name="plot_iterations",
+            ),
             node(count_costs, figures, "study_costs", name="count_costs"),
             node(
                 create_study_report,
                 {
                     "study": "study",
                     "contrasts": "study_contrasts",
-                    "iterations": "study_iterations",
                     "costs": "study_costs",
                     "data_statistics": "data_statistics",
+                    "reasoning_path_figures": "reasoning_path_figures",
+                    "contrasts_plot": "study_contrasts_plot",
+                    "iterations_plot": "study_iterations_plot",
                     "examples": "examples",
                     "profiles": "profiles",
                     "seed": "params:seed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,11 @@ PAPER_ITERATIONS = {
 def create_study_report(
     study: pd.DataFrame,
     contrasts: pd.DataFrame,
-    iterations: pd.DataFrame,
     costs: pd.DataFrame,
     data_statistics: pd.DataFrame,
+    reasoning_path_figures: Mapping[str, float],
+    contrasts_plot: go.Figure,
+    iterations_plot: go.Figure,
     examples: Sequence[Example],
     profiles: Sequence[Profile],
     seed: int,
@@ -49,9 +51,11 @@ def create_study_report(
     Args:
         study: a row per system, split and metric.
         contrasts: REST-PG against each other system.
-        iterations: the mean reward behind each iteration.
         costs: tokens and seconds of an answer, by system.
         data_statistics: what the data holds.
+        reasoning_path_figures: the teacher's paths, and what they copy.
+        contrasts_plot: what :func:`plot_contrasts` drew.
+        iterations_plot: what :func:`plot_iterations` drew.
         examples: all examples.
         profiles: what was retrieved for them.
         seed: of the run.
@@ -69,9 +73,10 @@ def create_study_report(
         paper=PAPER,
         costs=costs.to_dict("records"),
         statistics=data_statistics.to_dict("records"),
+        paths=reasoning_path_figures,
         plots={
-            "contrasts": plot_contrasts(contrasts).to_json(),
-            "iterations": plot_iterations(iterations).to_json(),
+            "contrasts": contrasts_plot.to_json(),
+            "iterations": iterations_plot.to_json(),
         },
         browse=browse_examples(examples, profiles, samples, seed, system=METHOD, baseline=BASELINE),
         iterations=[],
