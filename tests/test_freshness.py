@@ -138,7 +138,7 @@ OTHERS = {
     "forced_paths": 4,
     "path_effect": 5,
     "calibration": 2,
-    "plan": 8,
+    "plan": 14,
     "inference": 5,
     "ship": 9,
 }

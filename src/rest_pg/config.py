@@ -63,7 +63,14 @@ class ExampleParams(Params):
 class LongLampParams(Params):
     """Which of LongLaMP's records become examples, and how much of each profile is kept."""
 
-    task: Literal["auto", "abstract_generation", "product_review", "topic_writing", "mixed"]
+    task: Literal[
+        "auto",
+        "abstract_generation",
+        "product_review",
+        "topic_writing",
+        "email_completion",
+        "mixed",
+    ]
     """Names the fields of a record; auto: the field that holds its user tells; mixed: each record says its own, as
     the catalog names them."""
     setting: Literal["user", "temporal"]
@@ -292,8 +299,12 @@ class PlanParams(Params):
     """``embedded``, a hub id, a directory; or its sizes, by the names of its config.json."""
     judge: str | dict[str, Any] | None = None
     """The language model of the reward, in the same ways; none: the reward has none."""
+    teacher: str | dict[str, Any] | None = None
+    """The language model that writes reasoning paths, in the same ways; none: the statistical teacher."""
     profile: ProfilePlanParams | None = None
     """Of each example's user; none: retrieval isn't counted."""
+    checked_records: int = Field(default=1000, ge=1)
+    """Of the data, from its start: so many are read and checked."""
 
 
 class DoctorParams(Params):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,30 @@ from rest_pg.pipelines import (
     ship,
     study,
 )
-from rest_pg.times import STAGES
 
 # dots are how Kedro itself writes namespaces
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
 
+OWN_PLANS = ("study", "exploration", "starts", "shuffled_profiles", "forced_paths", "path_effect")
+"""Pipelines whose plan is of their own nodes; that of any other is the method's."""
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Build every pipeline; in a dry run the plan takes the place of each.
+    """Build every pipeline; in a dry run a plan takes the place of each.
 
     T, the training seeds and the data's format are fixed here, by the session."""
     parameters = _parameters()
+    built = _build(parameters)
+    if not parameters["dry_run"]:
+        return built
+    planned = dict.fromkeys(built, built["plan"])
+    for name in OWN_PLANS:
+        planned[name] = plan.create_pipeline(parameters["data_format"], built[name])
+    return planned
+
+
+def _build(parameters: Mapping[str, Any]) -> dict[str, Pipeline]:
     n_iterations = int(parameters["n_iterations"])
-    if parameters["dry_run"]:
-        return dict.fromkeys(("__default__", *STAGES, "study"), plan.create_pipeline())
     pipelines = {
         "data_ingestion": data_ingestion.create_pipeline(parameters["data_format"]),
         "reasoning_path": reasoning_path.create_pipeline(),
@@ -66,7 +77,7 @@ def register_pipelines() -> dict[str, Pipeline]:
             n_iterations, **parameters["experiments"]["path_effect"]
         ),
         "calibration": calibration.create_pipeline(),
-        "plan": plan.create_pipeline(),
+        "plan": plan.create_pipeline(parameters["data_format"]),
         "forget": forget.create_pipeline(),
         "inference": inference.create_pipeline(policy),
         "ship": ship.create_pipeline(policy),

@@ -138,8 +138,9 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
         """Read a directory, or the configuration ``name`` of a hub id; or several of them, mixed.
 
         Args:
-            path: a directory that holds ``train``, ``val`` and ``test`` as .jsonl, .json or .parquet;
-                or, if there is no such directory, a hub id.
+            path: a directory that holds ``train``, ``val`` and ``test`` as .jsonl, .json or .parquet; or a
+                file of examples that another run made (``examples.jsonl``, of mails); or, if there is
+                neither, a hub id.
             name: of the hub's configuration, such as ``abstract_generation_user``.
             tasks: ``path`` and ``name`` of each task, by the task's name (``longlamp.task: mixed``).
             metadata: Kedro's.
@@ -168,9 +169,11 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
         )
 
     def _of(self, path: str, name: str | None) -> Iterator[RawRecord]:
-        directory = Path(path)
-        if directory.is_dir():
-            return self._read({split: self._find(directory, split) for split in self.SPLITS})
+        place = Path(path)
+        if place.is_dir():
+            return self._read({split: self._find(place, split) for split in self.SPLITS})
+        if place.is_file():
+            return _examples(place)
         return self._stream(path, name)
 
     def _find(self, directory: Path, split: str) -> list[Path]:
@@ -213,6 +216,18 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
 
     def _exists(self) -> bool:
         return True
+
+
+def _examples(path: Path) -> Iterator[RawRecord]:
+    """Read the examples of another run as records: only their names are others."""
+    for source, record in _lines(path):
+        split = str(record.get("split"))
+        own = {**record, "output": record.get("reference"), "source": source}
+        if split in ("train", "validation", "test"):
+            yield own | {"split": "val" if split == "validation" else split}
+        else:
+            problem = f"an example of the split {split[:40]!r}"
+            yield own | {"unreadable": own.get("unreadable", problem), "split": "train"}
 
 
 def _lines(path: Path) -> Iterator[tuple[str, RawRecord]]:

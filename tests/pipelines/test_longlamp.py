@@ -11,8 +11,10 @@ from kedro.io.core import DatasetError
 
 from rest_pg import sources
 from rest_pg.config import LongLampParams
+from rest_pg.datasets import RecordsDataset
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
 from rest_pg.pipelines.data_ingestion.nodes import read_examples
+from rest_pg.records import Document, Example, Split
 from rest_pg.sources import LongLampDataset
 
 PARAMS = LongLampParams(
@@ -183,6 +185,45 @@ def test_tasks_are_mixed_and_keep_their_users_apart(tmp_path: Path) -> None:
         LongLampDataset()
 
 
+def test_examples_of_mails_are_mixed_in(tmp_path: Path) -> None:
+    """As another run made them, in the file that it kept."""
+    (tmp_path / "abstracts").mkdir()
+    write(tmp_path / "abstracts", ".jsonl")
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    mails = [
+        Example(
+            example_id=f"m{i}",
+            user_id=f"u{i}",
+            split=split,
+            input=f"Write a mail that begins: Hello {i}.",
+            query=f"Hello {i}.",
+            reference="We meet at the pier.",
+            profile=(Document(document_id=f"d{i}", user_id=f"u{i}", text="See you there."),),
+        )
+        for i, split in enumerate(splits)
+    ]
+    kept = tmp_path / "examples.jsonl"
+    RecordsDataset(filepath=str(kept), record="rest_pg.records.Example").save(mails)
+    with kept.open("a") as file:
+        file.write('{"split": "dev"}\n[]\n')
+    places = {
+        "abstract_generation": {"path": str(tmp_path / "abstracts")},
+        "email_completion": {"path": str(kept)},
+    }
+    bounds = {"max_document_words": 50, "max_reference_words": 50}
+    mixed = PARAMS.model_copy(update={"task": "mixed"} | bounds)
+    raw = LongLampDataset(tasks=places).load()
+    examples, rejected = read_examples(raw, mixed, "reject", seed=7)
+    found = {e.split: e for e in examples if e.task == "email_completion"}
+    assert found.keys() == set(splits)
+    first = found["train"]
+    assert (first.user_id, first.reference) == ("email_completion/u0", mails[0].reference)
+    assert (first.input, first.query) == (mails[0].input, mails[0].query)
+    assert [d.text for d in first.profile] == [d.text for d in mails[0].profile]
+    assert [d.document_id for d in first.profile] == [d.document_id for d in mails[0].profile]
+    assert len(rejected) == 2
+
+
 def test_the_task_is_told_by_the_field_that_holds_the_user() -> None:
     auto = PARAMS.model_copy(update={"task": "auto"})
     review = abstract("eve", 6) | {"reviewerId": "eve", "split": "train", "source": "line 1"}
@@ -196,7 +237,7 @@ def test_the_task_is_told_by_the_field_that_holds_the_user() -> None:
     assert len(examples) == 5
     assert examples[0].profile[0].searched == "Fine Hot."
     found = [(r.source, r.field, r.expected) for r in counts.rejected]
-    users = "name or reviewerId or author"
+    users = "name or reviewerId or author or user_id"
     assert found == [
         ("line 2", users, "one of these fields, for the user"),
         ("line 3", users, "one of these fields, for the user"),

@@ -52,6 +52,14 @@ TASKS: Mapping[str, Task] = {
         index=(("summary", "input"), ("content", "output")),
         query_behind="",
     ),
+    # not LongLaMP's own: examples that another run made of mails, or of any documents
+    "email_completion": Task(
+        user="user_id",
+        text=("text",),
+        title=("title",),
+        index=(("title",), ("text",)),
+        query_behind="",
+    ),
 }
 
 
@@ -198,12 +206,13 @@ def _to_example(
     if not kept:
         return None
     _, found, behind = record["input"].partition(task.query_behind or "\0")
+    asked = str(record.get("query") or (behind if found and behind.strip() else record["input"]))
     return Example(
         example_id=example_id,
         user_id=user,
         split=split,
         input=record["input"].strip(),
-        query=(behind if found and behind.strip() else record["input"]).strip(),
+        query=asked.strip(),
         reference=reference,
         profile=tuple(kept[place] for place in sorted(kept)),
         task=name if mixed else "",
@@ -230,7 +239,7 @@ def _to_document(
     title = _first(item, task.title)
     year = str(item.get("year") or "")
     return Document(
-        document_id=str(item.get("id") or f"{example_id}-{place}"),
+        document_id=str(item.get("id") or item.get("document_id") or f"{example_id}-{place}"),
         user_id=user,
         text=text,
         title=_cut(title, params.max_document_words)[0] or None,

@@ -1,4 +1,4 @@
-"""What a run would cost, from its configuration alone: the place of every pipeline in a dry run."""
+"""What a run would cost, and whether it could start: the place of every pipeline in a dry run."""
 
 from rest_pg.pipelines.plan.pipeline import create_pipeline
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
+from kedro.io.core import DatasetError
 from transformers import AutoConfig, PretrainedConfig
 
 from rest_pg.backends.models import EMBEDDED, embedded_file
 from rest_pg.config import (
+    BasePolicyParams,
     EvaluationParams,
     ExpectationParams,
+    LongLampParams,
     MaximizationParams,
+    PassageParams,
     PlanParams,
     PromptParams,
+    ResponseFormat,
+    RetrievalParams,
     SelectionParams,
     TrainingParams,
 )
@@ -27,6 +37,9 @@ from rest_pg.cost import (
     sampling_operations,
     training_operations,
 )
+from rest_pg.pipelines.data_ingestion.longlamp import TASKS, task_of
+from rest_pg.pipelines.data_ingestion.longlamp import check_record as check_longlamp_record
+from rest_pg.pipelines.data_ingestion.nodes import read_documents
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +54,81 @@ BYTES_PER_SAMPLED_TOKEN = 9
 """A sample is kept whole and in its parts: 8.6 bytes a token in the default run."""
 
 
+class Work(NamedTuple):
+    """Nodes of a pipeline that do the same."""
+
+    function: str
+    samples_per_prompt: int | None
+    """If that is fixed, and no parameter."""
+    times: int
+
+
+def check_configuration(
+    base_policy: BasePolicyParams,
+    retrieval: RetrievalParams,
+    response_format: ResponseFormat,
+    direct_response_format: ResponseFormat,
+) -> None:
+    """Have Kedro check the types and ranges of what no other node of the plan reads."""
+    logger.info(
+        "configuration: the parameters are valid; the base policy is %s", base_policy.source
+    )
+
+
+def check_documents(
+    raw_documents: Sequence[dict[str, Any]],
+    passages: PassageParams,
+    bad_records: Literal["stop", "reject"],
+    plan: PlanParams,
+) -> None:
+    """Read the first documents as a run would.
+
+    Raises:
+        ValueError: as :func:`~rest_pg.pipelines.data_ingestion.nodes.read_documents`.
+    """
+    first = list(raw_documents[: plan.checked_records])
+    documents, rejected = read_documents(first, passages, bad_records)
+    logger.info(
+        "data: %s%d records checked, %d rejected, %d documents",
+        "the first " if len(first) < len(raw_documents) else "",
+        len(first),
+        len(rejected),
+        len(documents),
+    )
+
+
+def check_records(
+    raw_examples: Iterable[dict[str, Any]],
+    longlamp: LongLampParams,
+    bad_records: Literal["stop", "reject"],
+    plan: PlanParams,
+) -> None:
+    """Read the first of LongLaMP's records as a run would; data that aren't here are only said to be.
+
+    A run may be planned on another machine than it is for.
+
+    Raises:
+        ValueError: a record is bad and ``bad_records`` is ``stop``.
+    """
+    n, problems = 0, []
+    try:
+        for record in islice(raw_examples, plan.checked_records):
+            n += 1
+            problem = check_longlamp_record(record, TASKS.get(task_of(record, longlamp)))
+            problems += [problem] if problem else []
+    except DatasetError as error:
+        logger.warning("data: can't be read here, so nothing of it was checked: %s", error)
+        return
+    if problems and bad_records == "stop":
+        first = problems[0]
+        raise ValueError(
+            f"{len(problems)} of the first {n} records can't be used. The first: {first.source}, field "
+            f"{first.field}: expected {first.expected}, found {first.found}. Mend them, set "
+            "longlamp.task to the data's, or set bad_records=reject."
+        )
+    logger.info("data: the first %d records checked, %d rejected", n, len(problems))
+
+
 def create_plan(
     n_iterations: int,
     prompt: PromptParams,
@@ -50,8 +138,20 @@ def create_plan(
     maximization: MaximizationParams,
     evaluation: EvaluationParams,
     plan: PlanParams,
+    work: Sequence[Work] | None = None,
 ) -> pd.DataFrame:
     """Estimate every stage of a run: an upper bound, with full prompts and ``output_tokens`` a text.
+
+    Args:
+        n_iterations: T.
+        prompt: its budget.
+        sft: of fine-tuning.
+        expectation: of the samples for training.
+        selection: how many of them are learnt from.
+        maximization: of each iteration's training.
+        evaluation: of the samples for held-out users.
+        plan: what no parameter of the run says.
+        work: what another pipeline than the method does; its nodes are put together by what they do.
 
     Returns:
         One row per stage: prompts, texts written or learnt, tokens processed, operations with each
@@ -64,31 +164,125 @@ def create_plan(
     """
     check_budgets(prompt, sft, expectation, maximization)
     policy = ModelSize.of(_configuration(plan.policy))
-    judge = None if plan.judge is None else ModelSize.of(_configuration(plan.judge))
     _check_disk(policy, n_iterations)
-    train, held_out = plan.examples["train"], plan.examples["validation"] + plan.examples["test"]
-    sizes: dict[str, Any] = {"prompt": prompt.max_tokens, "output": plan.output_tokens}
-    learnt = min(selection.learnt_per_prompt, expectation.samples_per_prompt)
-    static = 2 * plan.output_tokens + prompt.max_tokens // 8
-    rows = [_retrieve(train + held_out, plan), _train("sft", policy, sft, train, 1, sizes)]
-    for t in range(1, n_iterations + 1):
-        m = expectation.samples_per_prompt
-        rows += [
-            _sample(f"iteration_{t}.samples", policy, train, m, sizes),
-            _judge(f"iteration_{t}.scored_samples", judge, train, m, static, plan.output_tokens),
-            _train(f"iteration_{t}.policy", policy, maximization, train, learnt, sizes),
-        ]
-    m = evaluation.samples_per_prompt
-    for system in ("base", "sft", *(f"iteration_{t}" for t in range(1, n_iterations + 1))):
-        rows += [
-            _sample(f"evaluation.{system}.samples", policy, held_out, m, sizes),
-            _judge(f"evaluation.{system}.scores", judge, held_out, m, static, plan.output_tokens),
-        ]
+    stages = _Stages(
+        policy=policy,
+        judge=None if plan.judge is None else ModelSize.of(_configuration(plan.judge)),
+        teacher=None if plan.teacher is None else ModelSize.of(_configuration(plan.teacher)),
+        prompt=prompt,
+        sft=sft,
+        expectation=expectation,
+        maximization=maximization,
+        evaluation=evaluation,
+        plan=plan,
+        learnt=min(selection.learnt_per_prompt, expectation.samples_per_prompt),
+    )
+    rows = stages.method(n_iterations) if work is None else stages.of(work)
     table = pd.DataFrame(row for row in rows if row)
     for name in ("petaflop", "petaflop_unshared"):
         table[name] /= 1e15
     table["hours"] = table["petaflop"] * 1e15 / plan.operations_per_second / 3600
     return table[COLUMNS].round(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stages:
+    """The rows of a plan; one that costs nothing is empty."""
+
+    policy: ModelSize
+    judge: ModelSize | None
+    teacher: ModelSize | None
+    prompt: PromptParams
+    sft: TrainingParams
+    expectation: ExpectationParams
+    maximization: MaximizationParams
+    evaluation: EvaluationParams
+    plan: PlanParams
+    learnt: int
+    """Texts of a prompt that an M-step learns from."""
+
+    def method(self, n_iterations: int) -> Iterator[dict[str, Any]]:
+        """Yield each stage of the method by itself."""
+        yield self._retrieve()
+        yield self._write_paths()
+        yield self._finetune("sft")
+        for t in range(1, n_iterations + 1):
+            yield self._sample(f"iteration_{t}.samples", "train", self._m)
+            yield self._score(f"iteration_{t}.scored_samples", "train", self._m)
+            yield self._maximize(f"iteration_{t}.policy")
+        m = self.evaluation.samples_per_prompt
+        for system in ("base", "sft", *(f"iteration_{t}" for t in range(1, n_iterations + 1))):
+            yield self._sample(f"evaluation.{system}.samples", "held_out", m)
+            yield self._score(f"evaluation.{system}.scores", "held_out", m)
+
+    def of(self, work: Sequence[Work]) -> Iterator[dict[str, Any]]:
+        """Yield what a pipeline's nodes do, those of one kind together."""
+        drawn, scored, held_out = Counter[int](), 0, self.evaluation.samples_per_prompt
+        for function, m, times in work:
+            name = f"{function}, {times} times"
+            if function == "retrieve_profiles":
+                yield _times(self._retrieve(name), times)
+            elif function == "write_reasoning_paths":
+                yield _times(self._write_paths(name), times)
+            elif function == "finetune":
+                yield _times(self._finetune(name), times)
+            elif function == "maximize":
+                yield _times(self._maximize(name), times)
+            elif function == "sample_responses":
+                yield _times(self._sample(name, "train", m or self._m), times)
+                drawn[m or self._m] += times
+            elif function == "sample_held_out":
+                yield _times(self._sample(name, "held_out", held_out), times)
+            elif function == "score_samples":
+                scored += times
+        for m, times in drawn.items():
+            scored -= times
+            name = f"score_samples for training, {times} times"
+            yield _times(self._score(name, "train", m), times)
+        if scored > 0:
+            name = f"score_samples held out, {scored} times"
+            yield _times(self._score(name, "held_out", held_out), scored)
+
+    @property
+    def _m(self) -> int:
+        return self.expectation.samples_per_prompt
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        return {"prompt": self.prompt.max_tokens, "output": self.plan.output_tokens}
+
+    def _n(self, split: str) -> int:
+        examples = self.plan.examples
+        return examples["train"] if split == "train" else examples["validation"] + examples["test"]
+
+    def _retrieve(self, stage: str = "retrieval") -> dict[str, Any]:
+        return _retrieve(stage, self._n("train") + self._n("held_out"), self.plan)
+
+    def _write_paths(self, stage: str = "reasoning_paths") -> dict[str, Any]:
+        if self.teacher is None:
+            return {}
+        # it reads the documents and the reference, and is asked once
+        sizes = self._sizes | {"prompt": self.prompt.max_tokens + self.plan.output_tokens}
+        return _sample(stage, self.teacher, self._n("train"), 1, sizes)
+
+    def _finetune(self, stage: str) -> dict[str, Any]:
+        return _train(stage, self.policy, self.sft, self._n("train"), 1, self._sizes)
+
+    def _maximize(self, stage: str) -> dict[str, Any]:
+        n, k = self._n("train"), self.learnt
+        return _train(stage, self.policy, self.maximization, n, k, self._sizes)
+
+    def _sample(self, stage: str, split: str, m: int) -> dict[str, Any]:
+        return _sample(stage, self.policy, self._n(split), m, self._sizes)
+
+    def _score(self, stage: str, split: str, m: int) -> dict[str, Any]:
+        output = self.plan.output_tokens
+        static = 2 * output + self.prompt.max_tokens // 8
+        return _judge(stage, self.judge, self._n(split), m, static, output)
+
+
+def _times(row: dict[str, Any], times: int) -> dict[str, Any]:
+    return {name: v if isinstance(v, str) else v * times for name, v in row.items()}
 
 
 def check_budgets(
@@ -143,14 +337,14 @@ def _configuration(model: str | dict[str, Any]) -> PretrainedConfig:
     return config
 
 
-def _retrieve(n: int, plan: PlanParams) -> dict[str, Any]:
+def _retrieve(stage: str, n: int, plan: PlanParams) -> dict[str, Any]:
     if plan.profile is None:
         return {}
     own = plan.profile
     operations = retrieval_operations(n=n, **own.model_dump())
     kept = own.tokens * BYTES_PER_TOKEN + 4 * own.embedding_size
     return {
-        "stage": "retrieval",
+        "stage": stage,
         "prompts": n,
         "texts": n * own.documents,
         "tokens": n * own.documents * own.tokens,
