@@ -15,7 +15,7 @@ import ijson
 import ijson.backends.python as slow_ijson
 from datasets import load_dataset
 from kedro.io.core import AbstractDataset, DatasetError
-from pyarrow import ArrowException, parquet
+from pyarrow import ArrowException, default_memory_pool, parquet
 
 BUFFER = 16 * 2**20
 """Bytes read at once from a JSON array: the parser copies a string anew with each part, and single
@@ -267,12 +267,19 @@ def _items(path: Path) -> Iterator[tuple[str, RawRecord]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, RawRecord]]:
+    """Read a table by few rows at once: as many as make up a buffer in the mean, and a single huge one."""
     number = 0
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
+        with parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as table:
+            found = table.metadata
+            n_bytes = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
+            n_rows = int(min(max(BUFFER * found.num_rows / max(n_bytes, 1), 1), 1024))
+            for batch in table.iter_batches(batch_size=n_rows):
+                if batch.nbytes > BUFFER:  # what reading it took beside goes before its copy comes
+                    default_memory_pool().release_unused()
+                for i in range(len(batch)):
+                    number += 1
+                    yield f"{path}, row {number}", batch.slice(i, 1).to_pylist()[0]
     except (ArrowException, OSError) as error:
         yield f"{path}, row {number + 1}", {"unreadable": str(error)}
 

@@ -252,18 +252,18 @@ def _first(item: dict[str, Any], names: tuple[str, ...]) -> str:
     """Return the first of several fields that is there, as text."""
     for name in names:
         if item.get(name) is not None:
-            return str(item[name]).strip()
+            return str(item[name])
     return ""
 
 
 def _cut(text: str, max_words: int) -> tuple[str, bool]:
-    """Keep the first words, and say whether that cut any; the rest of a huge text is never split."""
+    """Keep the first words, and say whether that cut any; a huge text is neither split nor copied."""
     words: list[str] = []
     for word in _words(text):
         if len(words) == max_words:
             return " ".join(words), True
         words.append(word)
-    return text, False
+    return text.strip(), False
 
 
 def _words(text: str, step: int = 65_536) -> Iterator[str]:
