@@ -95,6 +95,16 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyCheckpoint:
     return build_policy(tmp_path_factory.mktemp("policy"))
 
 
+class Malicious:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.place),))
+
+
 def document(number: int, text: str, user: str = "ann", **fields: str) -> Document:
     return Document(document_id=f"{user}-{number}", user_id=user, text=text, **fields)
 

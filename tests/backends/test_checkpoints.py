@@ -1,9 +1,9 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Malicious
 
 from rest_pg.backends import checkpoints
 from rest_pg.backends.sft_loop import Progress
@@ -144,16 +144,6 @@ def test_a_damaged_checkpoint_is_left_out_and_another_training_takes_none(
         trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=4)
     assert "goes on" not in caplog.text
     assert len(list((tmp_path / "kept").iterdir())) == 1
-
-
-class Malicious:
-    """Makes a directory when it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.place),))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

@@ -1,11 +1,10 @@
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import build_tokenizer
+from conftest import Malicious, build_tokenizer
 from transformers import BertConfig, BertModel
 
 from rest_pg.backends import embeddings
@@ -106,16 +105,6 @@ def test_lack_of_memory_names_the_batch(model: Letters, monkeypatch) -> None:
     monkeypatch.setattr(model, "encode", lack)
     with pytest.raises(MemoryError, match="while embedding: lower batch_size of the embedder"):
         Embedder("letters").embed(["a"])
-
-
-class Malicious:
-    """Makes a directory when it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.place),))
 
 
 def test_pickled_weights_of_an_embedding_model_are_never_loaded(tmp_path: Path) -> None:

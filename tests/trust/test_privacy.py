@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import build_policy
+from conftest import Malicious, build_policy
 
 from rest_pg.backends.models import import_model
 from rest_pg.prompts import compile_template
@@ -61,16 +61,6 @@ def test_the_configuration_names_no_pickle_and_trusts_no_remote_code() -> None:
         text = path.read_text(encoding="utf-8")
         assert "trust_remote_code" not in text, path
         assert not re.search(r"type: *\S*pickle|backend: *\S*pickle", text, re.IGNORECASE), path
-
-
-class Malicious:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.place),))
 
 
 def test_a_malicious_pickle_is_not_run(tmp_path: Path, ledger: Ledger) -> None:
