@@ -98,7 +98,7 @@ class LongestFirst(TrainerCallback):
     """Works through the longest row before the first step: lack of memory shows before an hour is spent.
 
     By the trainer's own loss, over the workers it has, and without a trace: gradients go, random numbers
-    stay. The optimiser's state isn't there yet, so a little more is needed later.
+    stay. The optimiser's state isn't there yet, and comes on top with the first step.
     """
 
     def __init__(self, trainer: SharedPromptSFTTrainer, longest: dict[str, Any]) -> None:
