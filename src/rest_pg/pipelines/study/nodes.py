@@ -106,7 +106,7 @@ def follow_iterations(params: EvaluationParams, seed: int, **metrics: pd.DataFra
         **metrics: ``<system>__<iteration>__<training seed>``; iteration 0 is SFT.
     """
     rows = []
-    for key, values in _collect(metrics).items():
+    for key, values in _collect(metrics, ("reward",)).items():
         system, _, iteration = key.rpartition("__")
         for split in values["reward"].index.unique("split"):
             own, users = _of_split(values["reward"], split)
@@ -166,18 +166,20 @@ def count_costs(**figures: Mapping[str, float]) -> pd.DataFrame:
     return table
 
 
-def _collect(metrics: Mapping[str, pd.DataFrame]) -> dict[str, Values]:
+def _collect(
+    metrics: Mapping[str, pd.DataFrame], names: Sequence[str] = COMPARED
+) -> dict[str, Values]:
     """Lay the measurements out by system and metric, with a column per training seed."""
     by_system: defaultdict[str, dict[str, pd.DataFrame]] = defaultdict(dict)
     for key, table in metrics.items():
         system, _, seed = key.rpartition("__")
         by_system[system][seed] = (
-            with_tasks(table).groupby(KEYS)[list(COMPARED)].mean().sort_index()
+            with_tasks(table).groupby(KEYS)[list(names)].mean().sort_index()
         )
     return {
         system: {
             metric: pd.DataFrame({seed: table[metric] for seed, table in tables.items()})
-            for metric in COMPARED
+            for metric in names
         }
         for system, tables in by_system.items()
     }

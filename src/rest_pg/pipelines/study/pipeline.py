@@ -124,7 +124,11 @@ def create_systems(n_iterations: int) -> Pipeline:
         _evaluate("random_selection", n_iterations),
     ]
     for t in range(1, n_iterations + 1):
-        evaluated += [_evaluate("rest_em", t, **direct), _evaluate("rest_pg", t)]
+        last = t == n_iterations
+        evaluated += [
+            _evaluate("rest_em", t, second_judge=last, **direct),
+            _evaluate("rest_pg", t, second_judge=last),
+        ]
     return sum([*fine_tuned, *self_trained, *evaluated], Pipeline([]))
 
 
@@ -185,11 +189,13 @@ def _evaluate(
     *,
     prompts: str = "prompts",
     profiles: str = "profiles",
+    second_judge: bool = True,  # of the iterations in between only the reward is read
 ) -> Pipeline:
+    judges = ("reward", "second_judge") if second_judge else ("reward",)
     return Pipeline(
-        create_system(None if system == "base" else t, second_judge=True),
+        create_system(None if system == "base" else t, second_judge=second_judge),
         namespace=f"{system}.evaluation_{t}",
-        inputs={name: name for name in ("generator", "reward", "second_judge")}
+        inputs={name: name for name in ("generator", *judges)}
         | {
             "policy": policy or f"{system}.policy_{t}",
             "prompts": prompts,
