@@ -147,8 +147,8 @@ def test_the_study_is_planned_by_its_own_nodes_worked_by_hand(
     assert rows.loc["sample_responses, 15 times", "texts"] == 15 * 78 * 8
     assert rows.loc["sample_held_out, 27 times", "prompts"] == 27 * 34
     assert rows.loc["score_samples for training, 15 times", "texts"] == 15 * 78 * 8
-    # by the reward and by the second judge
-    assert rows.loc["score_samples held out, 54 times", "prompts"] == 54 * 34
+    # 27 times by the reward, and the seven final systems of each seed by the second judge
+    assert rows.loc["score_samples held out, 48 times", "prompts"] == 48 * 34
     assert rows.loc["write_reasoning_paths, 1 times", "texts"] == 78
 
 
