@@ -173,9 +173,7 @@ def _collect(
     by_system: defaultdict[str, dict[str, pd.DataFrame]] = defaultdict(dict)
     for key, table in metrics.items():
         system, _, seed = key.rpartition("__")
-        by_system[system][seed] = (
-            with_tasks(table).groupby(KEYS)[list(names)].mean().sort_index()
-        )
+        by_system[system][seed] = with_tasks(table).groupby(KEYS)[list(names)].mean().sort_index()
     return {
         system: {
             metric: pd.DataFrame({seed: table[metric] for seed, table in tables.items()})
