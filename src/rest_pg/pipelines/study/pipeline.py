@@ -115,18 +115,18 @@ def create_systems(n_iterations: int) -> Pipeline:
         _self_train("rest_pg", create_iterations(n_iterations), "sft_reasoning"),
         _self_train_matched(n_iterations),
     ]
-    direct = {"prompts": "direct_prompts"}
+    direct = "direct_prompts"
     evaluated = [
-        _evaluate("base", 0, "base_policy", **direct),
+        _evaluate("base", 0, "base_policy", prompts=direct),
         _evaluate("no_profile", 0, prompts="no_profile_prompts", profiles="no_profiles"),
-        _evaluate("sft", 0, **direct),
+        _evaluate("sft", 0, prompts=direct),
         _evaluate("sft_reasoning", 0),
         _evaluate("random_selection", n_iterations),
     ]
     for t in range(1, n_iterations + 1):
         last = t == n_iterations
         evaluated += [
-            _evaluate("rest_em", t, second_judge=last, **direct),
+            _evaluate("rest_em", t, prompts=direct, second_judge=last),
             _evaluate("rest_pg", t, second_judge=last),
         ]
     return sum([*fine_tuned, *self_trained, *evaluated], Pipeline([]))
