@@ -113,7 +113,6 @@ def test_a_run_s_files_go_at_any_depth_and_a_persons_are_named(params: ForgetPar
 
 def test_traces_of_a_users_answers_go_too(params: ForgetParams) -> None:
     before = mlflow.get_tracking_uri()
-    # named whole: MLflow keeps a connection for each name, and tests before this one may have had that file elsewhere
     mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")
     mlflow.set_experiment("answers")
     try:

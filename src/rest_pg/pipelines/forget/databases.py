@@ -25,7 +25,8 @@ def remove_traces(database: Path, snippets: Collection[bytes]) -> int:
     Returns:
         How many traces were removed.
     """
-    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    # named whole: MLflow keeps a connection for each name, even if the working directory is another by now
+    client = MlflowClient(tracking_uri=f"sqlite:///{database.resolve()}")
     removed = 0
     for experiment in client.search_experiments():
         place = experiment.experiment_id
