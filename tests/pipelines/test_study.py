@@ -105,6 +105,8 @@ def test_a_split_of_one_example_has_no_p_value() -> None:
 
 def test_iterations_are_followed_by_system() -> None:
     curves = {"rest_pg__0__7": measured(SFT), "rest_pg__1__7": measured([r + 0.1 for r in SFT])}
+    # the second judge reads final systems alone
+    curves["rest_pg__0__7"] = curves["rest_pg__0__7"].drop(columns="second_judge")
     table = follow_iterations(PARAMS, 7, **curves)
     test = table[table["split"] == "test"]
     assert test[["system", "iteration"]].to_numpy().tolist() == [["rest_pg", 0], ["rest_pg", 1]]
