@@ -5,7 +5,8 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
 from rest_pg import pipeline_registry
-from rest_pg.hooks import RunParameters, flatten
+from rest_pg.freshness import flatten
+from rest_pg.runtime.session import RunParameters
 
 PROJECT = Path(__file__).parents[1]
 

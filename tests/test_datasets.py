@@ -18,8 +18,8 @@ from kedro.io.core import DatasetError, Version
 
 from rest_pg.checksums import seal_of
 from rest_pg.datasets import BackendDataset, PolicyDataset, RecordsDataset, SealedDataset
+from rest_pg.datasets.mlflow import SamplesTableDataset, SystemRunsDataset
 from rest_pg.freshness import Origin
-from rest_pg.mlflow_datasets import SamplesTableDataset, SystemRunsDataset
 from rest_pg.records import Score, SystemCurve
 from rest_pg.temporary import make_temporary_directory, sweep_temporary, temporary_name
 

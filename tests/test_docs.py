@@ -14,7 +14,7 @@ from kedro.framework.cli.project import project_group
 from rest_pg import config, pipeline_registry
 from rest_pg.cli import cli
 from rest_pg.freshness import flatten
-from rest_pg.hooks import RunParameters
+from rest_pg.runtime.session import RunParameters
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]

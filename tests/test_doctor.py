@@ -28,10 +28,10 @@ from rest_pg.doctor import machine
 from rest_pg.doctor.calibration import Batch, Linear, Speed, try_longest_batch
 from rest_pg.doctor.estimate import Lengths, Workload, by_part, estimate, expected_lengths
 from rest_pg.doctor.findings import Finding, histogram, lay_out, ok
-from rest_pg.hooks import RunParameters
 from rest_pg.pipelines.self_training.nodes import sample_responses, score_samples
 from rest_pg.pipelines.sft.nodes import finetune
 from rest_pg.records import PolicyCheckpoint, TrainingExample
+from rest_pg.runtime.session import RunParameters
 from rest_pg.times import places_of
 from rest_pg.wiring import bind
 

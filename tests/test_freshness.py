@@ -11,12 +11,14 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from pydantic import BaseModel
 
-from rest_pg import hooks, pipeline_registry
+from rest_pg import pipeline_registry
 from rest_pg.config import LongLampParams
 from rest_pg.datasets import RecordsDataset
 from rest_pg.freshness import Origin, backend_key, code_of, flatten, origins_of
-from rest_pg.hooks import FreshnessHook, RunParameters
+from rest_pg.hooks import provenance
+from rest_pg.hooks.provenance import FreshnessHook
 from rest_pg.records import Document
+from rest_pg.runtime.session import RunParameters
 
 PROJECT = Path(__file__).parents[1]
 
@@ -302,7 +304,7 @@ def test_what_is_stale_runs_again_with_its_reason_and_what_is_not_does_not(
 ) -> None:
     assert run(tmp_path, 1) == ["first_node", "second_node"]
     assert run(tmp_path, 1) == []
-    with caplog.at_level("INFO", logger="rest_pg.hooks"):
+    with caplog.at_level("INFO", logger="rest_pg.hooks.provenance"):
         assert run(tmp_path, 2) == ["first_node", "second_node"]
     assert "what first_node made (size was 1, and is 2)" in caplog.text
     assert "and 1 nodes behind" in caplog.text
@@ -329,7 +331,7 @@ def test_a_run_of_a_later_part_warns_of_what_was_changed_and_of_no_default(
     catalog["params:size"] = MemoryDataset(Size(times=1))
     FreshnessHook().before_pipeline_run({}, whole, catalog)
     catalog.save("first", _repeat(1))
-    monkeypatch.setattr(hooks, "pipelines", {"__default__": whole})
+    monkeypatch.setattr(provenance, "pipelines", {"__default__": whole})
     # as Kedro has it for the nodes of another pipeline: without the model, so without its defaults
     catalog["params:size"] = MemoryDataset({"times": 1})
     for times, warned in ((1, False), (2, True)):

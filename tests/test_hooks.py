@@ -17,7 +17,6 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from pluggy import PluginManager
 
-from rest_pg import hooks
 from rest_pg.backends.judges import RubricJudge
 from rest_pg.checksums import COMPLETE
 from rest_pg.config import (
@@ -30,20 +29,16 @@ from rest_pg.config import (
     SelectionParams,
 )
 from rest_pg.datasets import PolicyDataset
-from rest_pg.hooks import (
-    InterruptedRun,
-    InterruptHook,
-    LineageHook,
-    MlflowLastHook,
-    MlflowRunHook,
-    ParametersHook,
-    RunParameters,
-    SelectionHook,
-    git_commit,
-)
-from rest_pg.mlflow_datasets import DescriptionDataset
+from rest_pg.datasets.mlflow import DescriptionDataset
+from rest_pg.datasets.sources.documents import DocumentsDataset
+from rest_pg.hooks import mlflow_run
+from rest_pg.hooks.interrupt import InterruptedRun, InterruptHook
+from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
+from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.provenance import LineageHook, git_commit
+from rest_pg.hooks.selection import SelectionHook
+from rest_pg.runtime.session import RunParameters
 from rest_pg.settings import CONFIG_LOADER_ARGS
-from rest_pg.sources import DocumentsDataset
 
 
 @pytest.fixture
@@ -152,7 +147,7 @@ def test_pairs_are_selected_and_learnt_from_or_the_run_doesnt_start(
 
 def test_a_failure_says_how_to_go_on_and_leaves_no_run_open(store, caplog) -> None:
     run = mlflow.start_run()
-    with caplog.at_level("INFO", logger=hooks.__name__):
+    with caplog.at_level("INFO", logger=mlflow_run.__name__):
         MlflowRunHook().before_pipeline_run()
         assert caplog.messages == [
             f"MLflow run {run.info.run_name}, mlflow_run_id={run.info.run_id}"

@@ -8,7 +8,7 @@ from conftest import example
 from kedro.io import DataCatalog
 
 from rest_pg.datasets import RecordsDataset
-from rest_pg.inputs import InputsHook
+from rest_pg.hooks.mlflow_inputs import InputsHook
 from rest_pg.records import TrainingExample
 
 

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from rest_pg import lineage
-from rest_pg.hooks import RunParameters
+from rest_pg.runtime.session import RunParameters
 
 PROJECT = Path(__file__).parents[1]
 

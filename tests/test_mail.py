@@ -8,7 +8,7 @@ from conftest import document
 from kedro.io.core import DatasetError
 
 from rest_pg.config import ExampleParams
-from rest_pg.mail import MailDataset, own_words
+from rest_pg.datasets.sources.mail import MailDataset, own_words
 from rest_pg.pipelines.data_ingestion.examples import cut_opening
 from rest_pg.pipelines.data_ingestion.nodes import create_examples
 

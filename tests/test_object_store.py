@@ -12,9 +12,10 @@ from kedro.io.core import DatasetError, Version
 
 from rest_pg import object_store
 from rest_pg.checksums import COMPLETE, policy_fingerprint
-from rest_pg.datasets import PolicyDataset, RecordsDataset, SealedDataset, at_hand
+from rest_pg.datasets import PolicyDataset, RecordsDataset, SealedDataset
+from rest_pg.datasets.policy import at_hand
 from rest_pg.freshness import Origin
-from rest_pg.hooks import ForgetInStoresHook
+from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.object_store import open_store, roots_of
 from rest_pg.records import PolicyCheckpoint
 

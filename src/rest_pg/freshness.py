@@ -35,7 +35,7 @@ DECLARATIVE = {
         "progress",
     )
 }
-"""Modules that declare what others compute with: what is in them reaches a node as a parameter or a
+"""Modules, and packages with all they hold, that declare what others compute with: what is in them reaches a node as a parameter or a
 record, and a new parameter of one node shouldn't make every other node's results stale. Nor should
 another way to show how far a loop is."""
 
@@ -242,11 +242,15 @@ def _modules_behind(module: str) -> frozenset[str]:
     found, waiting = set[str](), [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in DECLARATIVE:
+        if name in found or _is_declarative(name):
             continue
         found.add(name)
         waiting += _imports(name)
     return frozenset(found)
+
+
+def _is_declarative(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in DECLARATIVE)
 
 
 @lru_cache(maxsize=256)

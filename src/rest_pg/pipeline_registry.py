@@ -11,7 +11,6 @@ from kedro.config import OmegaConfigLoader
 from kedro.pipeline import Pipeline
 
 from rest_pg.config import SelectionParams
-from rest_pg.hooks import RunParameters
 from rest_pg.pipelines import (
     calibration,
     data_ingestion,
@@ -26,6 +25,7 @@ from rest_pg.pipelines import (
     ship,
     study,
 )
+from rest_pg.runtime.session import RunParameters
 
 # dots are how Kedro itself writes namespaces
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")

@@ -4,7 +4,7 @@ import warnings
 
 from omegaconf.resolvers import oc
 
-from rest_pg.hooks import PROJECT_HOOKS
+from rest_pg.hooks.project_hooks import PROJECT_HOOKS
 
 # Kedro's own call, at each start
 warnings.filterwarnings("ignore", message="register_new_resolver")

@@ -5,7 +5,8 @@ from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner
 
 from rest_pg.backends.engines import closed, opened
-from rest_pg.hooks import PROJECT_HOOKS, EngineHook
+from rest_pg.hooks.cleanup import EngineHook
+from rest_pg.hooks.project_hooks import PROJECT_HOOKS
 
 
 class Open:

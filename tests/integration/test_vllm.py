@@ -32,7 +32,7 @@ from rest_pg.backends.models import EMBEDDED, import_model
 from rest_pg.backends.protocols import Generation, GenerationRequest, Generator, Target
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
 from rest_pg.config import Decoding, ResponseFormat
-from rest_pg.hooks import EngineHook
+from rest_pg.hooks.cleanup import EngineHook
 from rest_pg.records import PolicyCheckpoint, Sample
 from rest_pg.responses import parse_generation
 

@@ -10,6 +10,7 @@ from kedro.io.core import DatasetError
 
 from rest_pg.backends.retrievers import Bm25Retriever, RandomRetriever, RecencyRetriever
 from rest_pg.config import ExampleParams, PassageParams, RetrievalParams
+from rest_pg.datasets.sources.documents import DocumentsDataset
 from rest_pg.pipelines.data_ingestion.documents import cut_passages
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.nodes import (
@@ -18,7 +19,6 @@ from rest_pg.pipelines.data_ingestion.nodes import (
     read_documents,
     retrieve_profiles,
 )
-from rest_pg.sources import DocumentsDataset
 
 PASSAGES = PassageParams(min_words=3, max_words=6)
 REQUEST = (

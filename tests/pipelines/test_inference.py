@@ -15,10 +15,10 @@ from rest_pg.config import (
     ResponseFormat,
     RetrievalParams,
 )
+from rest_pg.datasets.sources.documents import RequestsDataset
 from rest_pg.pipelines.inference.nodes import read_requests
 from rest_pg.pipelines.inference.pipeline import create_pipeline
 from rest_pg.records import Answer, PolicyCheckpoint
-from rest_pg.sources import RequestsDataset
 
 REQUESTS = [
     {

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from kedro.io.core import DatasetError
 
-from rest_pg import sources
 from rest_pg.config import LongLampParams
 from rest_pg.datasets import RecordsDataset
+from rest_pg.datasets.sources import longlamp
+from rest_pg.datasets.sources.longlamp import LongLampDataset
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
 from rest_pg.pipelines.data_ingestion.nodes import read_examples
 from rest_pg.records import Document, Example, Split
-from rest_pg.sources import LongLampDataset
 
 PARAMS = LongLampParams(
     task="abstract_generation",
@@ -83,7 +83,8 @@ import re, sys
 from pathlib import Path
 from test_longlamp import PARAMS
 from rest_pg.pipelines.data_ingestion.nodes import read_examples
-from rest_pg.sources import LongLampDataset
+from rest_pg.datasets.sources import longlamp
+from rest_pg.datasets.sources.longlamp import LongLampDataset
 examples, _ = read_examples(LongLampDataset(path=sys.argv[1]).load(), PARAMS, "stop", seed=7)
 # the peak since this program began: ru_maxrss is what the process that started it had, if that was more
 print(len(examples), re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -136,7 +137,7 @@ def test_a_hub_id_is_streamed_by_its_configuration(monkeypatch) -> None:
         asked.append((path, name, split, streaming))
         return iter(SPLITS[split])
 
-    monkeypatch.setattr(sources, "load_dataset", load_dataset)
+    monkeypatch.setattr(longlamp, "load_dataset", load_dataset)
     raw = LongLampDataset(path="LongLaMP/LongLaMP", name="abstract_generation_user")
     examples, _ = read_examples(raw.load(), PARAMS, "stop", seed=7)
     assert [e.user_id for e in examples if e.split != "train"] == ["cat", "dan"]

@@ -21,7 +21,7 @@ from rest_pg.config import (
     TrainingParams,
 )
 from rest_pg.cost import ModelSize, sampling_operations
-from rest_pg.hooks import RunParameters
+from rest_pg.datasets.sources.longlamp import LongLampDataset
 from rest_pg.pipelines.plan.nodes import (
     Work,
     check_documents,
@@ -29,7 +29,7 @@ from rest_pg.pipelines.plan.nodes import (
     create_plan,
     log_plan,
 )
-from rest_pg.sources import LongLampDataset
+from rest_pg.runtime.session import RunParameters
 
 PROJECT = Path(__file__).parents[2]
 TINY = {

@@ -59,7 +59,7 @@ evaluation:
 """
 
 CATALOG = """
-raw_documents: {type: rest_pg.sources.DocumentsDataset, filepath: data/01_raw/documents.jsonl}
+raw_documents: {type: rest_pg.datasets.sources.documents.DocumentsDataset, filepath: data/01_raw/documents.jsonl}
 retriever:
   type: rest_pg.datasets.BackendDataset
   backend: rest_pg.backends.retrievers.Bm25Retriever

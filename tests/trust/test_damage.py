@@ -33,9 +33,9 @@ from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.checksums import COMPLETE, put_sealed
 from rest_pg.config import TrainingParams
 from rest_pg.datasets import PolicyDataset, RecordsDataset, SealedDataset
-from rest_pg.hooks import RunParameters
 from rest_pg.pipeline_registry import register_pipelines
 from rest_pg.records import PolicyCheckpoint, Score, TrainingExample
+from rest_pg.runtime.session import RunParameters
 from rest_pg.temporary import temporary_name
 
 from .conftest import POINTS, PROJECT, Ledger, Project, Run, run_id
@@ -54,7 +54,7 @@ def opened(
 
         pipeline = pipelines["__default__"]
         catalog = context._get_catalog(save_version=session.store["session_id"])
-        from rest_pg.hooks import FreshnessHook
+        from rest_pg.hooks.provenance import FreshnessHook
 
         FreshnessHook().before_pipeline_run({}, pipeline, catalog)
         with mlflow.start_run():  # curves ask the run at hand whether they are there

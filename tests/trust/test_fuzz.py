@@ -35,7 +35,9 @@ from rest_pg.backends.teachers import StatisticalTeacher, remove_quotations
 from rest_pg.checksums import digest_of, seal_of
 from rest_pg.config import LongLampParams, PassageParams, PromptParams, ResponseFormat
 from rest_pg.datasets import RecordsDataset
-from rest_pg.mail import MailDataset
+from rest_pg.datasets.sources.documents import DocumentsDataset, RequestsDataset
+from rest_pg.datasets.sources.longlamp import LongLampDataset
+from rest_pg.datasets.sources.mail import MailDataset
 from rest_pg.metrics import measure_response
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
 from rest_pg.pipelines.data_ingestion.nodes import read_documents
@@ -51,7 +53,6 @@ from rest_pg.records import (
     Score,
 )
 from rest_pg.responses import format_completion, parse_generation
-from rest_pg.sources import DocumentsDataset, LongLampDataset, RequestsDataset
 
 from .conftest import FULL, PROJECT, Ledger
 

@@ -23,7 +23,7 @@ from rest_pg.backends.sft_trainer import SharedPromptTrainer
 from rest_pg.backends.sft_training import Losses, Training
 from rest_pg.backends.workers import loopback, rank
 from rest_pg.config import Decoding
-from rest_pg.datasets import at_hand
+from rest_pg.datasets.policy import at_hand
 from rest_pg.progress import track
 from rest_pg.records import PolicyCheckpoint, Sample, Score
 from rest_pg.temporary import make_temporary_directory

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from rest_pg.backends.models import EMBEDDED, import_model, load_tokenizer, supports_bfloat16
+from rest_pg.datasets.sources.sotu import SotuDataset
 from rest_pg.prompts import count_tokens
 from rest_pg.records import PolicyCheckpoint
-from rest_pg.sources import SotuDataset
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from rest_pg.backends.embeddings import PORTION, Embedder, Vectors
 from rest_pg.backends.retrievers import EmbeddingRetriever
+from rest_pg.datasets.sources.sotu import SotuDataset
 from rest_pg.records import Document, Example
-from rest_pg.sources import SotuDataset
 
 logger = logging.getLogger(__name__)
 

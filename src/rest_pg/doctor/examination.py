@@ -46,7 +46,8 @@ from rest_pg.doctor.machine import (
 from rest_pg.doctor.models import check_models, check_templates
 from rest_pg.doctor.rehearsal import Rehearsal, listen, prepare, read_examples, rebuild
 from rest_pg.freshness import PACKAGE
-from rest_pg.hooks import ParametersHook, SelectionHook
+from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.selection import SelectionHook
 from rest_pg.pipelines.plan.nodes import check_budgets
 from rest_pg.prompts import count_tokens
 from rest_pg.records import Prompt

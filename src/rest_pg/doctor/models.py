@@ -17,7 +17,7 @@ from kedro.io.core import DatasetError
 
 from rest_pg.backends.embeddings import EMBEDDED_PACKAGE
 from rest_pg.backends.models import EMBEDDED, EMBEDDED_DISTRIBUTION
-from rest_pg.datasets import check_is_model
+from rest_pg.datasets.policy import check_is_model
 from rest_pg.doctor.findings import Finding, ok
 from rest_pg.doctor.machine import INSTALL
 from rest_pg.freshness import flatten

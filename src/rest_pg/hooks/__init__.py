@@ -1,0 +1,1 @@
+"""Cross-cutting hooks, one file each."""

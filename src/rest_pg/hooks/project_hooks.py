@@ -1,0 +1,29 @@
+"""The project's hooks, in the order in which Kedro registers them."""
+
+from rest_pg.hooks.cleanup import EngineHook, SweepHook
+from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
+from rest_pg.hooks.interrupt import InterruptHook
+from rest_pg.hooks.mlflow_inputs import InputsHook
+from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
+from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.provenance import FreshnessHook, LineageHook
+from rest_pg.hooks.selection import SelectionHook
+from rest_pg.logs import LogHook
+from rest_pg.usage import UsageHook
+
+# the last one listed runs first: time is logged before the MLflow run is closed
+PROJECT_HOOKS = (
+    MlflowLastHook(),
+    InterruptHook(),
+    SweepHook(),
+    ForgetInStoresHook(),
+    EngineHook(),
+    FreshnessHook(),
+    SelectionHook(),
+    ParametersHook(),
+    LineageHook(),
+    InputsHook(),
+    MlflowRunHook(),
+    UsageHook(),
+    LogHook(),
+)

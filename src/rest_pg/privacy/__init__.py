@@ -1,0 +1,1 @@
+"""Forgetting a user: what is theirs is removed, and never comes back."""
