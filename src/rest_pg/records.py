@@ -23,7 +23,8 @@ class Document:
     text: str
     title: str | None = None
     date: str | None = None
-    """ISO 8601 (``YYYY``, ``YYYY-MM`` or ``YYYY-MM-DD``), so that text order is time order."""
+    """ISO 8601 (``YYYY``, ``YYYY-MM``, ``YYYY-MM-DD``, or a time, in UTC if its zone is known); as typed if it
+    can be read in several ways. :mod:`rest_pg.dates` compares dates."""
     index: str | None = None
     """What a retriever reads, where that is more than the text."""
 

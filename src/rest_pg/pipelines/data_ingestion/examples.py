@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rest_pg.config import ExampleParams
+from rest_pg.pipelines.data_ingestion.time_order import order_in_time
 from rest_pg.records import Document, Split
 from rest_pg.text import copied_share
 
@@ -59,6 +60,13 @@ def split_users(users: Sequence[str], params: ExampleParams, seed: int) -> dict[
     return {user: held_out.get(user, "train") for user in order}
 
 
+def users_drawn(n_documents: Mapping[str, int], params: ExampleParams, seed: int) -> list[str]:
+    """Return the users who have enough documents, ``max_users`` of them at most, drawn by seed."""
+    users = sorted(user for user, n in n_documents.items() if n > params.min_profile_size)
+    users = sorted(users, key=lambda user: random_for(seed, "user", user).random())
+    return sorted(users[: params.max_users])
+
+
 def draw_targets(
     documents: Sequence[Document], split: Split, params: ExampleParams, seed: int
 ) -> Iterator[Target]:
@@ -85,15 +93,11 @@ def hold_out_latest(
     A profile holds only documents older than its target; the newest of them, if there are many.
 
     Raises:
-        ValueError: a document has no date.
+        ValueError: a document has no date, or the order of two isn't clear.
     """
-    for document in documents:
-        if document.date is None:
-            raise ValueError(
-                f"document {document.document_id} of user {document.user_id} has no date, and the "
-                "temporal setting needs one: add it, or set examples.setting=user"
-            )
-    in_time = sorted(documents, key=lambda d: (d.date or "", d.document_id))
+    ordered = order_in_time(documents)
+    in_time = [document for _, document in ordered]
+    places = {document.document_id: place for place, document in ordered}
     n_test = max(1, round(params.test_share * len(in_time)))
     n_validation = max(1, round(params.validation_share * len(in_time)))
     ends = {"train": len(in_time) - n_test - n_validation, "validation": len(in_time) - n_test}
@@ -106,7 +110,7 @@ def hold_out_latest(
         generator = random_for(seed, "targets", split, documents[0].user_id)
         n_left = params.examples_per_user.get(split, 0)
         for target in generator.sample(pool, len(pool)):
-            older = [d for d in in_time if (d.date or "") < (target.date or "")]
+            older = [d for place, d in ordered if place < places[target.document_id]]
             others = _without_copies(older, [target])
             profile = others[-params.max_profile_size :]
             enough = len(profile) >= params.min_profile_size

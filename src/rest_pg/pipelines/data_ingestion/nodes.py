@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
+import pandas as pd
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -19,15 +20,15 @@ from rest_pg.config import (
     PassageParams,
     RetrievalParams,
 )
-from rest_pg.pipelines.data_ingestion.documents import check_record, cut_record
+from rest_pg.pipelines.data_ingestion.documents import REPEATED, gather_documents
 from rest_pg.pipelines.data_ingestion.examples import (
     SPLITS,
     Target,
     cut_opening,
     draw_targets,
     hold_out_latest,
-    random_for,
     split_users,
+    users_drawn,
 )
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
@@ -47,44 +48,50 @@ def read_documents(
     raw_documents: Sequence[dict[str, Any]],
     passages: PassageParams,
     bad_records: Literal["stop", "reject"],
-) -> tuple[list[Document], list[RejectedRecord]]:
+    forgotten_users: Container[str] = frozenset(),
+) -> tuple[list[Document], list[RejectedRecord], pd.DataFrame]:
     """Check the raw records, and cut long texts into documents.
 
-    Texts that a user wrote twice (but for white space and case) are kept once.
+    Texts that a user wrote twice (but for white space and case) are kept once. Records of forgotten users
+    are skipped.
+
+    Returns:
+        The documents; the bad records; and what became of each file's records
+        (:class:`~rest_pg.pipelines.data_ingestion.counts.RecordCounts`).
 
     Raises:
         ValueError: a record is bad and ``bad_records`` is ``stop``; or none is good.
     """
-    verdicts = [(record, check_record(record)) for record in raw_documents]
-    rejected = [verdict for _, verdict in verdicts if verdict]
+    reading = gather_documents(raw_documents, passages, forgotten_users)
+    counts, rejected = reading.counts, reading.rejected
     if rejected and bad_records == "stop":
         first = rejected[0]
         raise ValueError(
-            f"{len(rejected)} of {len(verdicts)} records can't be used. The first: {first.source}, "
+            f"{len(rejected)} of {counts.total('read')} records can't be used. The first: {first.source}, "
             f"field {first.field}: expected {first.expected}, found {first.found}. Mend them, or set "
             "bad_records=reject to leave them out and list them in data/02_intermediate."
         )
-    documents: dict[tuple[str, str], Document] = {}
-    n_cut = 0
-    for record, verdict in verdicts:
-        for document in [] if verdict else cut_record(record, passages):
-            n_cut += 1
-            key = (document.user_id, " ".join(document.text.lower().split()))
-            documents.setdefault(key, document)
-    if not documents:
+    counts.log()
+    if not reading.documents:
         raise ValueError(
-            f"none of {len(verdicts)} records gave a document ({len(rejected)} rejected): check the "
+            f"none of {counts.total('read')} records gave a document ({len(rejected)} rejected): check the "
             "source, or lower passages.min_words"
+        )
+    if reading.unclear_dates:
+        logger.warning(
+            "%d dates can be read in several ways (03/04/2021) and are kept as typed: the temporal setting "
+            "would refuse them",
+            reading.unclear_dates,
         )
     logger.info(
         "%d records gave %d documents by %d users; %d records rejected, %d repeated texts left out",
-        len(verdicts),
-        len(documents),
-        len({user for user, _ in documents}),
+        counts.total("read"),
+        len(reading.documents),
+        len({document.user_id for document in reading.documents}),
         len(rejected),
-        n_cut - len(documents),
+        counts.total("dropped", "passages", REPEATED),
     )
-    return list(documents.values()), rejected
+    return reading.documents, rejected, counts.table()
 
 
 def create_examples(
@@ -136,17 +143,21 @@ def read_examples(
     params: LongLampParams,
     bad_records: Literal["stop", "reject"],
     seed: int,
-) -> tuple[list[Example], list[RejectedRecord]]:
+    forgotten_users: Container[str] = frozenset(),
+) -> tuple[list[Example], list[RejectedRecord], pd.DataFrame]:
     """Take LongLaMP's records as the examples that they are, in its native schemas.
 
     A profile document that holds the whole target is left out, and counted; one that holds most of
-    it is too, or is kept by ``near_copies: keep``.
+    it is too, or is kept by ``near_copies: keep``. Records of forgotten users are skipped.
+
+    Returns:
+        The examples; the bad records; and what became of each file's records.
 
     Raises:
         ValueError: a record is bad and ``bad_records`` is ``stop``; a split stays empty; or a check
             of the examples fails.
     """
-    examples, counts = read_records(raw_examples, params, seed)
+    examples, counts = read_records(raw_examples, params, seed, forgotten_users)
     if counts.rejected and bad_records == "stop":
         first = counts.rejected[0]
         raise ValueError(
@@ -154,7 +165,8 @@ def read_examples(
             f"{first.source}, field {first.field}: expected {first.expected}, found {first.found}. "
             "Mend them, set longlamp.task to the data's, or set bad_records=reject."
         )
-    check_examples(examples, params.setting)
+    counts.by_file.log()
+    check_examples(examples, params.setting, "longlamp")
     n_users = {s: len({e.user_id for e in examples if e.split == s}) for s in SPLITS}
     n_examples = Counter(e.split for e in examples)
     logger.info(
@@ -170,16 +182,14 @@ def read_examples(
         counts.copies,
         counts.near_copies,
     )
-    return examples, counts.rejected
+    return examples, counts.rejected, counts.by_file.table()
 
 
 def _targets(documents: Sequence[Document], params: ExampleParams, seed: int) -> Iterator[Target]:
     by_user: defaultdict[str, list[Document]] = defaultdict(list)
     for document in documents:
         by_user[document.user_id].append(document)
-    users = [u for u, own in sorted(by_user.items()) if len(own) > params.min_profile_size]
-    users = sorted(users, key=lambda user: random_for(seed, "user", user).random())
-    users = sorted(users[: params.max_users])
+    users = users_drawn({user: len(own) for user, own in by_user.items()}, params, seed)
     if params.setting == "temporal":
         for user in users:
             yield from hold_out_latest(by_user[user], params, seed)
@@ -189,9 +199,11 @@ def _targets(documents: Sequence[Document], params: ExampleParams, seed: int) ->
 
 
 def check_examples(
-    examples: Sequence[Example], setting: Literal["user", "temporal"] = "user"
+    examples: Sequence[Example],
+    setting: Literal["user", "temporal"] = "user",
+    group: Literal["examples", "longlamp"] = "examples",
 ) -> None:
-    """Raise ``ValueError`` on a leak or an empty part.
+    """Raise ``ValueError`` on a leak or an empty part; the remedy is a parameter of ``group``.
 
     No user is in two splits (user setting), no reference is in its own profile, no id occurs twice,
     no profile and no split is empty.
@@ -203,7 +215,7 @@ def check_examples(
         if setting == "user" and first != example.split:
             raise ValueError(
                 f"user {example.user_id} is in two splits, {first} and {example.split}: give each "
-                "user one split, or set examples.setting=temporal"
+                f"user one split, or set {group}.setting=temporal"
             )
         if example.example_id in seen:
             raise ValueError(f"example_id={example.example_id} occurs twice: make ids unique")
@@ -220,10 +232,11 @@ def check_examples(
             )
     for split in SPLITS:
         if not any(example.split == split for example in examples):
-            raise ValueError(
-                f"there is no {split} example: bring more documents, or lower "
-                "examples.min_profile_size or raise examples.max_reference_words"
-            )
+            remedy = {
+                "examples": "lower examples.min_profile_size or raise examples.max_reference_words",
+                "longlamp": "raise longlamp.max_examples or longlamp.max_reference_words",
+            }[group]
+            raise ValueError(f"there is no {split} example: bring more documents, or {remedy}")
 
 
 def retrieve_profiles(

@@ -5,6 +5,7 @@ LongLaMP's records are examples already: ``data_format: longlamp`` puts them in 
 
 from kedro.pipeline import Pipeline, node
 
+from rest_pg.pipelines.data_ingestion.counts import count_records
 from rest_pg.pipelines.data_ingestion.nodes import (
     create_examples,
     import_policy,
@@ -45,8 +46,8 @@ def _read_documents() -> Pipeline:
         [
             node(
                 read_documents,
-                ["raw_documents", "params:passages", "params:bad_records"],
-                ["documents", "rejected_records"],
+                ["raw_documents", "params:passages", "params:bad_records", "forgotten_users"],
+                ["documents", "rejected_records", "reading_counts"],
                 name="read_documents",
             ),
             node(
@@ -54,6 +55,12 @@ def _read_documents() -> Pipeline:
                 ["documents", "request_template", "params:examples", "params:seed"],
                 "examples",
                 name="create_examples",
+            ),
+            node(
+                count_records,
+                ["reading_counts", "documents", "examples", "params:examples", "params:seed"],
+                "ingestion_counts",
+                name="count_records",
             ),
         ]
     )
@@ -64,8 +71,14 @@ def _read_longlamp() -> Pipeline:
         [
             node(
                 read_examples,
-                ["raw_examples", "params:longlamp", "params:bad_records", "params:seed"],
-                ["examples", "rejected_records"],
+                [
+                    "raw_examples",
+                    "params:longlamp",
+                    "params:bad_records",
+                    "params:seed",
+                    "forgotten_users",
+                ],
+                ["examples", "rejected_records", "ingestion_counts"],
                 name="read_examples",
             )
         ]

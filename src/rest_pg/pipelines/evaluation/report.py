@@ -26,6 +26,7 @@ def create_report(
     examples: Sequence[Example],
     profiles: Sequence[Profile],
     data_statistics: pd.DataFrame,
+    ingestion_counts: pd.DataFrame,
     reasoning_path_figures: Mapping[str, float],
     seed: int,
     run_times: RunTimes,
@@ -38,6 +39,7 @@ def create_report(
         examples: all examples.
         profiles: what was retrieved for them.
         data_statistics: what the data holds.
+        ingestion_counts: what became of each file's records.
         reasoning_path_figures: the teacher's paths, and what they copy.
         seed: of the run.
         run_times: what the run takes, beside its estimate if there is one.
@@ -76,6 +78,7 @@ def create_report(
             "words": fmean([len(e.reference.split()) for e in own] or [0]),
         },
         statistics=data_statistics.to_dict("records"),
+        ingestion=ingestion_counts.fillna("").to_dict("records"),
         paths=reasoning_path_figures,
         seed=seed,
     )

@@ -87,7 +87,7 @@ def check_documents(
         ValueError: as :func:`~rest_pg.pipelines.data_ingestion.nodes.read_documents`.
     """
     first = list(raw_documents[: plan.checked_records])
-    documents, rejected = read_documents(first, passages, bad_records)
+    documents, rejected, _ = read_documents(first, passages, bad_records)
     logger.info(
         "data: %s%d records checked, %d rejected, %d documents",
         "the first " if len(first) < len(raw_documents) else "",

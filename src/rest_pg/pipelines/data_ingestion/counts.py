@@ -1,0 +1,145 @@
+"""What became of every record: read, used, or dropped, with the reason and what decides."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rest_pg.config import ExampleParams
+from rest_pg.pipelines.data_ingestion.examples import users_drawn
+from rest_pg.pipelines.data_ingestion.fields import printable
+from rest_pg.records import Document, Example
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("file", "unit", "outcome", "reason", "decided_by", "n")
+SHOWN = 20
+"""Files that the log names one by one."""
+
+
+class RecordCounts:
+    """Counts of records and of the passages made of them, by file.
+
+    For each file and unit, what was read is what was used and what was dropped.
+    """
+
+    def __init__(self) -> None:
+        """Start with no file."""
+        self._counts: Counter[tuple[str, str, str, str, str]] = Counter()
+
+    def read(self, file: str, unit: str = "records", n: int = 1) -> None:
+        """Count what was found."""
+        self._counts[file, unit, "read", "", ""] += n
+
+    def use(self, file: str, unit: str = "records", n: int = 1) -> None:
+        """Count what is used."""
+        self._counts[file, unit, "used", "", ""] += n
+
+    def drop(
+        self, file: str, reason: str, decided_by: str = "", unit: str = "records", n: int = 1
+    ) -> None:
+        """Count what is dropped, and the parameter that decides on it, if one does."""
+        self._counts[file, unit, "dropped", reason, decided_by] += n
+
+    def total(self, outcome: str, unit: str = "records", reason: str = "") -> int:
+        """Return a number over all files."""
+        wanted = (unit, outcome, reason)
+        return sum(n for key, n in self._counts.items() if key[1:4] == wanted)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per file, unit, outcome and reason."""
+        return pd.DataFrame(
+            [(*key, n) for key, n in self._counts.items() if n], columns=list(COLUMNS)
+        )
+
+    def log(self) -> None:
+        """Log a line per file and unit."""
+        log_counts(self.table())
+
+
+def log_counts(table: pd.DataFrame) -> None:
+    """Log a line per file and unit: read, used, and dropped by reason."""
+    lines: defaultdict[tuple[str, str], dict[str, list[str]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row in table.itertuples():
+        decided = f" ({row.decided_by})" if row.decided_by else ""
+        said = f"{row.n} {row.reason}{decided}" if row.reason else str(row.n)
+        lines[str(row.file), str(row.unit)][str(row.outcome)].append(said)
+    for (file, unit), found in list(lines.items())[:SHOWN]:
+        logger.info(
+            "%s: %s %s read, %s used, dropped: %s",
+            file,
+            *(["0", *found["read"]][-1], unit, ["0", *found["used"]][-1]),
+            "; ".join(found["dropped"]) or "0",
+        )
+    if len(lines) > SHOWN:
+        logger.info("and %d files more, in the table of counts", len(lines) - SHOWN)
+
+
+def file_of(record: Mapping[str, Any]) -> str:
+    """Return the file that a raw record comes from; of single messages, their folder."""
+    if "file" in record:
+        return printable(record["file"])
+    source = printable(record["source"])
+    file, _, _ = source.rpartition(", ")
+    return file or str(Path(source).parent)
+
+
+def count_records(
+    reading_counts: pd.DataFrame,
+    documents: Sequence[Document],
+    examples: Sequence[Example],
+    params: ExampleParams,
+    seed: int,
+) -> pd.DataFrame:
+    """Add what became of the documents: used as a target or in a profile, or dropped.
+
+    Args:
+        reading_counts: of the records, by file.
+        documents: of all users.
+        examples: made of them.
+        params: of the examples.
+        seed: by which users were drawn.
+
+    Returns:
+        One row per file, unit (records, passages, documents), outcome and reason.
+    """
+    by_user: defaultdict[str, set[str]] = defaultdict(set)
+    for document in documents:
+        by_user[document.user_id].add(document.document_id)
+    used: defaultdict[str, set[str]] = defaultdict(set)
+    for example in examples:
+        used[example.user_id] |= {
+            example.example_id,
+            *(document.document_id for document in example.profile),
+        }
+    sizes = {user: len(own) for user, own in by_user.items()}
+    drawn = set(users_drawn(sizes, params, seed))
+    counts = RecordCounts()
+    for user, own in by_user.items():
+        n_used = len(own & used[user])
+        counts.read("all", "documents", len(own))
+        counts.use("all", "documents", n_used)
+        reason, decided_by = _why_unused(sizes[user], user in drawn, user in used, params)
+        counts.drop("all", reason, decided_by, "documents", len(own) - n_used)
+    table = counts.table()
+    log_counts(table)
+    return pd.concat([reading_counts, table], ignore_index=True)
+
+
+def _why_unused(size: int, drawn: bool, used: bool, params: ExampleParams) -> tuple[str, str]:
+    if size <= params.min_profile_size:
+        return "user with too few documents", f"examples.min_profile_size={params.min_profile_size}"
+    if not drawn:
+        return "user beyond the limit", f"examples.max_users={params.max_users}"
+    return "neither a target nor in a profile", (
+        f"examples.examples_per_user, max_profile_size={params.max_profile_size}"
+        if used
+        else f"examples.max_reference_words={params.max_reference_words}, min_profile_size"
+    )
