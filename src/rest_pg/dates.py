@@ -75,8 +75,7 @@ def normalize_date(value: object) -> str | None:
         return None
     try:
         if isinstance(value, datetime):
-            fields = (value.hour, value.minute, value.second, value.microsecond)
-            return _instant(datetime(value.year, value.month, value.day, *fields, value.tzinfo))
+            return _of_datetime(value)
         if isinstance(value, date):
             return value.isoformat()
         if isinstance(value, str):
@@ -119,6 +118,15 @@ def age_key(stored: str | None) -> int:
     """Return a number that is larger for newer dates; without a clear date the least."""
     interval = interval_of(stored) if stored else None
     return -1 if interval is None else max(interval.first, 0)
+
+
+def _of_datetime(value: datetime) -> str:
+    """Read a datetime; midnight without a zone is the day that a table's column had to write so."""
+    fields = (value.hour, value.minute, value.second, value.microsecond)
+    if not any(fields) and value.tzinfo is None:
+        return value.date().isoformat()
+    # a subclass may count nanoseconds, which no text of Python's can hold
+    return _instant(datetime(value.year, value.month, value.day, *fields, value.tzinfo))
 
 
 def _of_text(text: str) -> str | None:

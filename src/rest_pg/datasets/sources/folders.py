@@ -53,7 +53,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, str]]:
     entered: set[str] = set()
     for directory, folders, files in os.walk(root, followlinks=True):
         place = Path(directory)
-        for folder in list(folders):
+        for folder in sorted(folders, key=lambda name: ((place / name).is_symlink(), name)):
             target = os.path.realpath(place / folder)
             left_out = "hidden folder" if _is_hidden(folder) else ""
             if not left_out and target in entered | {os.path.realpath(root)}:

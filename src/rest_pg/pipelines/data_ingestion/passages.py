@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import regex
 
@@ -70,13 +71,13 @@ def cut_passages(text: str, params: PassageParams) -> tuple[list[str], Counter[s
 def cut_sentences(text: str, params: PassageParams) -> Iterator[str]:
     """Cut a text at the first sentence end after every ``min_words`` words, and lose none.
 
-    A sentence above ``max_words`` is cut between words, into equal parts. A rest below ``min_words``
-    joins the passage before it if that has room.
+    A sentence above ``max_words`` is cut between words, into equal parts of ``min_words`` at least. A rest
+    below ``min_words`` joins the passage before it if that has room.
     """
     spans: list[tuple[int, int, int]] = []
     """Of the passages: start, end, number of words."""
     is_open = False
-    for start, end in _sentences(text, params.max_words):
+    for start, end in _sentences(text, params):
         size = n_words(text[start:end])
         if is_open and spans[-1][2] + size <= params.max_words:
             spans[-1] = (spans[-1][0], end, spans[-1][2] + size)
@@ -90,20 +91,18 @@ def cut_sentences(text: str, params: PassageParams) -> Iterator[str]:
         yield text[start:end].strip()
 
 
-def _sentences(text: str, max_words: int) -> Iterator[tuple[int, int]]:
+def _sentences(text: str, params: PassageParams) -> Iterator[tuple[int, int]]:
     """Yield where sentences start and end; one above the limit is cut into equal parts."""
     start = 0
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     for end in [*ends, len(text)]:
-        words = [match.span() for match in _words(text, start, end)]
+        words = [match.span() for match in _WORD.finditer(text, start, end)]
+        start = end
         if not words:
             continue
-        step = math.ceil(len(words) / math.ceil(len(words) / max_words))
-        for first in range(0, len(words), step):
-            part = words[first : first + step]
-            yield part[0][0], part[-1][1]
-        start = end
-
-
-def _words(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
-    yield from _WORD.finditer(text, start, end)
+        n_parts = 1
+        if len(words) > params.max_words:
+            n_parts = max(len(words) // params.min_words, math.ceil(len(words) / params.max_words))
+        bounds = [len(words) * part // n_parts for part in range(n_parts + 1)]
+        for first, after in pairwise(bounds):
+            yield words[first][0], words[after - 1][1]

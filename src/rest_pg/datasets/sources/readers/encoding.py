@@ -31,7 +31,8 @@ OTHER_SCRIPTS = (
     *("cp1251", "koi8_r", "cp866", "mac_cyrillic", "iso8859_5", "cp1253", "cp1255", "cp1256"),
     *("cp932", "euc_jp", "gb18030", "big5", "euc_kr"),
 )
-_HIGH_WORD = re.compile(rb"[A-Za-z\xa0-\xff]*[\xa0-\xff]{2,}[A-Za-z\xa0-\xff]*")
+_HIGH_WORD = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff]{2,}[A-Za-z\x80-\xff]*")
+_MIXED = re.compile(r"(?<=[A-Za-z])[^\W\d_A-Za-z]|[^\W\d_A-Za-z](?=[A-Za-z])")
 _COMMON = frozenset(
     "\u201c\u201d\u201e\u2018\u2019\u201a«»\u2039\u203a\u2013\u2014…•·€£§©®™°º¡¿½¼¾²³\xa0\xad"
 )
@@ -103,15 +104,21 @@ def _code_page(sample: bytes, n_wide: int) -> str:
         return "utf-8"
     words = _HIGH_WORD.findall(sample)
     high = sum(byte > 127 for word in words for byte in word)
-    if high > 0.7 * sum(map(len, words)) and (found := _other_script(sample)):
+    if high > 0.5 * sum(map(len, words)) and (found := _other_script(sample)):
         return found
     scores = {encoding: _plausible(sample, encoding) for encoding in WESTERN}
     return max(WESTERN, key=lambda encoding: scores[encoding])
 
 
 def _other_script(sample: bytes) -> str | None:
+    """Return a code page of another script, unless its letters would stand within Latin words."""
     best = from_bytes(sample[:WINDOW], cp_isolation=list(OTHER_SCRIPTS)).best()
-    return None if best is None or best.encoding == "ascii" else best.encoding
+    if best is None:
+        return None
+    text = sample.decode(best.encoding, "replace")
+    mixed = _MIXED.findall(text)
+    letters = sum(character > "\x7f" and character.isalpha() for character in text)
+    return best.encoding if 10 * len(mixed) < letters else None
 
 
 def _plausible(sample: bytes, encoding: str) -> float:

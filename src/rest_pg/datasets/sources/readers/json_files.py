@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from rest_pg.datasets.sources.readers.files import encoding_of, open_bytes, open_text
-from rest_pg.datasets.sources.readers.records import Columns, RawRecord, as_record, broken
+from rest_pg.datasets.sources.readers.records import Columns, RawRecord, broken
 
 Found = tuple[str, RawRecord]
 
@@ -37,8 +37,7 @@ def read_lines(path: Path, columns: Columns | None = None) -> Iterator[Found]:
         yield from _parse_lines(path, _wide_lines(path, encoding), columns)
         return
     with open_bytes(path) as file:
-        lines = (part for line in file for part in _split(line))
-        yield from _parse_lines(path, enumerate(lines, start=1), columns)
+        yield from _parse_lines(path, enumerate(_byte_lines(file), start=1), columns)
 
 
 def read_json(path: Path, columns: Columns | None = None) -> Iterator[Found]:
@@ -52,9 +51,13 @@ def read_json(path: Path, columns: Columns | None = None) -> Iterator[Found]:
     return read_lines(path, columns) if lines else _items(path, columns, encoding)
 
 
-def _split(line: bytes) -> list[bytes]:
-    """Split at carriage returns too: no string of JSON holds one."""
-    return line.splitlines() if line.find(b"\r", 0, len(line) - 2) >= 0 else [line]
+def _byte_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines; they end at carriage returns too, since no string of JSON holds one."""
+    for line in file:
+        if line.find(b"\r", 0, len(line) - 2) < 0:
+            yield line
+        else:
+            yield from line.splitlines()
 
 
 def _wide_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
@@ -74,28 +77,34 @@ def _parse_lines(
             continue
         source = f"{path}, line {number}"
         try:
-            try:
-                value = _loads(line if encoding is None else str(line, encoding))  # type: ignore[arg-type]
-            except UnicodeDecodeError:
-                encoding = encoding or encoding_of(path)
-                value = _loads(str(line, encoding))  # type: ignore[arg-type]
-            yield source, _record(value, columns)
+            if isinstance(line, str):
+                text = line
+            else:
+                encoding, text = _decode(path, line, encoding)
+            yield source, _record(_DECODER.decode(text.removeprefix("\ufeff")), columns)
         except (ValueError, RecursionError) as error:
             yield source, {"unreadable": f"{error}"}
 
 
-def _loads(text: str | bytes) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
+def _decode(path: Path, line: bytes, encoding: str | None) -> tuple[str | None, str]:
+    """Return a line as text; the first that is no UTF-8 has the file's encoding looked for."""
+    try:
+        return encoding, line.decode(encoding or "utf-8", "strict" if encoding else "surrogatepass")
+    except UnicodeDecodeError:
+        encoding = encoding or encoding_of(path)
+        return encoding, line.decode(encoding)
 
 
 def _record(value: Any, columns: Columns | None) -> RawRecord:
     if isinstance(value, _Repeating):
         return {"unreadable": "a field that is there twice", "expected": "each field once"}
-    return as_record(value, columns)
+    if not isinstance(value, dict):
+        return {"unreadable": f"a JSON {type(value).__name__}"}
+    return value if columns is None else columns.pick(value)
 
 
 class _Repeating(dict[str, Any]):
-    """An object that has a field twice."""
+    """An object that has a field twice: one of the values is lost."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -103,13 +112,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found if len(found) == len(pairs) else _Repeating(found)
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def _is_lines(path: Path, encoding: str) -> bool:
     """Whether the first line is a JSON value of its own, and other lines follow it."""
     with open_text(path, encoding) as file:
-        first = next((line for line in file if line.strip()), "")
+        first = next(
+            (line for line in iter(lambda: file.readline(CHARACTERS), "") if line.strip()), ""
+        )
         start = first.lstrip("\ufeff \t\r\n")[:1]
         if start not in ("[", "{"):
             return start != ""
+        if len(first) == CHARACTERS:
+            return start == "{"
         try:
             json.loads(first.lstrip("\ufeff"))
         except (ValueError, RecursionError):
@@ -124,23 +140,27 @@ def _items(path: Path, columns: Columns | None, encoding: str) -> Iterator[Found
         reader = _Values(file)
         try:
             for value in reader.items():
-                for item in _unwrap(value, columns) if reader.bare and not number else [value]:
+                inner = _unwrap(value, columns) if reader.bare and not number else None
+                for item in inner or ():
                     number += 1
                     yield f"{path}, item {number}", _record(item, columns)
+                if inner is None:
+                    number += 1
+                    yield f"{path}, item {number}", _record(value, columns)
         except UnicodeDecodeError:
             raise
         except (ValueError, RecursionError) as error:
             raise broken(path, f"item {number + 1}", error, _REMEDY) from error
 
 
-def _unwrap(value: Any, columns: Columns | None) -> list[Any]:
-    """Return the items of the only list of objects in an object that is no record; else the object."""
+def _unwrap(value: Any, columns: Columns | None) -> list[Any] | None:
+    """Return the only list of objects in an object that is no record itself; none if it is one."""
     if not isinstance(value, dict):
-        return [value]
+        return None
     lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     known = columns.places(value) if columns else {}
     is_record = len(value) > 1 if columns is None else bool(known.keys() & set(columns.required))
-    return lists[0] if len(lists) == 1 and not is_record else [value]
+    return lists[0] if len(lists) == 1 and not is_record else None
 
 
 class _Values:
@@ -148,7 +168,6 @@ class _Values:
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._text, self._place, self._ended = file, "", 0, False
-        self._decoder = json.JSONDecoder(object_pairs_hook=_unique)
         self.bare = False
         """Whether the values follow each other without an array around them."""
 
@@ -193,7 +212,7 @@ class _Values:
     def _value(self) -> Any:
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._place)
+                value, end = _DECODER.raw_decode(self._text, self._place)
                 # a number may go on after the end of the buffer
                 if end < len(self._text) or self._ended:
                     self._place = end

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ RawRecord = dict[str, Any]
 reason, and ``expected``; or ``left_out`` with the reason, where a file is no document."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns:
     """The fields that a file must have, and those that it may have. Others are not read."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
 
-    @property
-    def names(self) -> tuple[str, ...]:
+    @cached_property
+    def names(self) -> frozenset[str]:
         """Return all of them."""
-        return self.required + self.optional
+        return frozenset(self.required + self.optional)
 
-    def places(self, header: Iterable[object]) -> dict[str, int]:
+    def places(self, header: Iterable[str]) -> dict[str, int]:
         """Return where each known name stands in a header; case and white space don't count.
 
         Raises:
@@ -42,8 +43,10 @@ class Columns:
                 found[name] = place
         return found
 
-    def pick(self, record: Mapping[str, Any]) -> RawRecord:
+    def pick(self, record: dict[str, Any]) -> RawRecord:
         """Return the known fields of a JSON object by their plain names."""
+        if record.keys() <= self.names:
+            return record
         try:
             places = self.places(record)
         except ValueError as error:
@@ -52,16 +55,10 @@ class Columns:
         return {name: values[place] for name, place in places.items()}
 
 
-def plain_name(cell: object) -> str:
+@lru_cache(maxsize=1024)
+def plain_name(cell: str) -> str:
     """Return a column's name as it is compared."""
-    return unicodedata.normalize("NFC", str(cell)).strip("\ufeff \t\r\n\xa0").lower()
-
-
-def as_record(value: Any, columns: Columns | None) -> RawRecord:
-    """Return a JSON value as a raw record."""
-    if not isinstance(value, dict):
-        return {"unreadable": f"a JSON {type(value).__name__}"}
-    return value if columns is None else columns.pick(value)
+    return unicodedata.normalize("NFC", cell).strip("\ufeff \t\r\n\xa0").lower()
 
 
 def broken(path: Path, place: str, problem: object, remedy: str) -> DatasetError:
