@@ -98,7 +98,8 @@ def test_intervals_worked_by_hand() -> None:
     hour = 3_600_000_000
     day = interval_of("2024-02-29")
     month = interval_of("2024-02")
-    assert day is not None and month is not None
+    assert day is not None
+    assert month is not None
     assert day.last - day.first + 1 == 24 * hour
     assert month.last == day.last
     assert month.last - month.first + 1 == 29 * 24 * hour

@@ -25,6 +25,7 @@ PROJECT = Path(__file__).parents[1]
 FIRST = {
     "seed": [
         "create_examples",
+        "count_records",
         "finetune",
         "sample_responses",
         "select_samples",
@@ -35,7 +36,7 @@ FIRST = {
     ],
     "passages": ["read_documents"],
     "bad_records": ["read_documents"],
-    "examples": ["create_examples"],
+    "examples": ["create_examples", "count_records"],
     "retrieval": ["retrieve_profiles"],
     "base_policy": ["import_policy"],
     "prompt": ["create_prompts", "create_direct_prompts"],

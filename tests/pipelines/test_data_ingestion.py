@@ -11,7 +11,6 @@ from kedro.io.core import DatasetError
 from rest_pg.backends.retrievers import Bm25Retriever, RandomRetriever, RecencyRetriever
 from rest_pg.config import ExampleParams, PassageParams, RetrievalParams
 from rest_pg.datasets.sources.documents import DocumentsDataset
-from rest_pg.pipelines.data_ingestion.documents import cut_passages
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.nodes import (
     check_examples,
@@ -19,6 +18,7 @@ from rest_pg.pipelines.data_ingestion.nodes import (
     read_documents,
     retrieve_profiles,
 )
+from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages
 
 PASSAGES = PassageParams(min_words=3, max_words=6)
 REQUEST = (
@@ -52,7 +52,9 @@ def corpus():
 def test_passages_end_at_paragraph_ends() -> None:
     text = "one two\n\nthree four\n\nfive six seven eight nine ten eleven\n\na b c\n\nrest"
     # "one … four" has 4 words; the next paragraph has 7, above 6; the rest has 1, below 3
-    assert cut_passages(text, PASSAGES) == ["one two\n\nthree four", "a b c"]
+    passages, lost = cut_passages(text, PASSAGES)
+    assert passages == ["one two\n\nthree four", "a b c"]
+    assert lost == {TOO_LONG: 1, REST: 1}
 
 
 def test_bad_records_are_listed_or_stop_the_run(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_bad_records_are_listed_or_stop_the_run(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     raw = DocumentsDataset(filepath=str(path)).load()
-    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    documents, rejected, _ = read_documents(raw, PASSAGES, "reject")
     assert [d.document_id for d in documents] == ["line-1"]
     assert [(r.source.rpartition(", ")[2], r.field) for r in rejected] == [
         ("line 2", "line"),
@@ -111,7 +113,7 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, suffix: str) -> N
     assert [(r["user"], r["text"]) for r in raw] == [(r["user"], r["text"]) for r in ROWS]
     assert raw[0]["title"] == "One"
     passages = PassageParams(min_words=1, max_words=100_000)
-    documents, rejected = read_documents(raw, passages, "stop")
+    documents, rejected, _ = read_documents(raw, passages, "stop")
     assert [(d.user_id, d.title, d.date) for d in documents] == [
         ("ann", "One", "2001"),
         ("bob", None, None),
@@ -127,19 +129,19 @@ def test_half_a_character_in_a_json_array_costs_no_item(tmp_path: Path) -> None:
     raw = DocumentsDataset(filepath=str(path)).load()
     assert [record["text"] for record in raw] == texts
     assert [record["id"] for record in raw] == ["item-1", "item-2", "item-3"]
-    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    documents, rejected, _ = read_documents(raw, PASSAGES, "reject")
     assert [document.text for document in documents] == ["One.", "Three."]
     assert len(rejected) == 1
 
 
 def test_a_folder_per_user(tmp_path: Path) -> None:
-    for name, text in {"ann/a.txt": b"One.", "ann/old/b.md": b"Two.", "bob/c.txt": b"\xff"}.items():
+    for name, text in {"ann/a.txt": b"One.", "ann/old/b.md": b"Two.", "bob/c.txt": b"\0\1"}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(text)
     (tmp_path / "lost.txt").write_text("Whose?")
     (tmp_path / "ann" / "photo.png").write_bytes(b"x")
     raw = DocumentsDataset(filepath=str(tmp_path)).load()
-    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    documents, rejected, _ = read_documents(raw, PASSAGES, "reject")
     assert [(d.document_id, d.user_id, d.title) for d in documents] == [
         ("ann/a.txt", "ann", "a"),
         ("ann/old/b.md", "ann", "b"),
@@ -147,20 +149,15 @@ def test_a_folder_per_user(tmp_path: Path) -> None:
     assert [Path(r.source).name for r in rejected] == ["c.txt", "lost.txt"]
 
 
-def test_bad_tables_and_other_files_are_named(tmp_path: Path) -> None:
+def test_bad_rows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
-    path.write_bytes(b"user,text\nann,fine\nbob,\xff\neve\n")
-    _, rejected = read_documents(DocumentsDataset(filepath=str(path)).load(), PASSAGES, "reject")
-    assert [(r.source.rpartition(", ")[2], r.field) for r in rejected] == [
-        ("row 2", "text"),
-        ("row 3", "text"),
+    path.write_bytes("user,text\nann,schön\nbob,".encode() + b"\xff\neve\n")
+    raw = DocumentsDataset(filepath=str(path)).load()
+    _, rejected, _ = read_documents(raw, PASSAGES, "reject")
+    assert [(r.source.partition(", ")[2], r.field) for r in rejected] == [
+        ("line 3, row 2", "text"),
+        ("line 4, row 3", "line"),
     ]
-    (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
-    (broken,) = DocumentsDataset(filepath=str(tmp_path / "d.parquet")).load()
-    assert "unreadable" in broken
-    (tmp_path / "d.docx").write_bytes(b"x")
-    with pytest.raises(DatasetError, match=r"ends in '.docx', .* name a file that ends in .jsonl"):
-        DocumentsDataset(filepath=str(tmp_path / "d.docx")).load()
 
 
 def test_user_setting_keeps_users_apart_and_targets_out_of_profiles() -> None:

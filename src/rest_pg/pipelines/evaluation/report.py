@@ -26,10 +26,11 @@ def create_report(
     examples: Sequence[Example],
     profiles: Sequence[Profile],
     data_statistics: pd.DataFrame,
-    ingestion_counts: pd.DataFrame,
     reasoning_path_figures: Mapping[str, float],
     seed: int,
     run_times: RunTimes,
+    *,
+    ingestion_counts: pd.DataFrame,
     **parts: Any,
 ) -> str:
     """Render the report.
@@ -39,10 +40,10 @@ def create_report(
         examples: all examples.
         profiles: what was retrieved for them.
         data_statistics: what the data holds.
-        ingestion_counts: what became of each file's records.
         reasoning_path_figures: the teacher's paths, and what they copy.
         seed: of the run.
         run_times: what the run takes, beside its estimate if there is one.
+        ingestion_counts: what became of each file's records.
         **parts: by system ``scored_<system>``, scored samples, and ``sampling_<system>``, what drawing them
             took; by iteration ``figures_<iteration>``, ``drawn_<iteration>``, all scored samples, and
             ``kept_<iteration>``, those selected; ``fine_tuning``, what SFT took.
