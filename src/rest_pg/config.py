@@ -22,9 +22,10 @@ class PassageParams(Params):
     """How long texts are cut into documents."""
 
     min_words: int = Field(ge=1)
-    """A document ends at the first paragraph end after this many words."""
+    """A document ends at the first paragraph end after this many words. A shorter rest is left out, and counted."""
     max_words: int = Field(ge=1)
-    """A document that would be longer than this is left out."""
+    """A text up to this many words is not cut. A passage that would be longer is left out, and counted; if a text
+    has no other, it is cut at sentence ends."""
 
     @model_validator(mode="after")
     def _order(self) -> PassageParams:

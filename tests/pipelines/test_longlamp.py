@@ -1,3 +1,4 @@
+import gzip
 import json
 import subprocess
 import sys
@@ -126,7 +127,9 @@ def test_files_by_other_names_and_lines_called_json(tmp_path: Path) -> None:
     directory = write(tmp_path, ".jsonl")
     (directory / "val.jsonl").rename(directory / "validation.json")
     (directory / "test.jsonl").rename(directory / "test.json")
-    examples, _, _ = read_examples(LongLampDataset(path=str(directory)).load(), PARAMS, "stop", seed=7)
+    examples, _, _ = read_examples(
+        LongLampDataset(path=str(directory)).load(), PARAMS, "stop", seed=7
+    )
     assert sorted(e.user_id for e in examples if e.split != "train") == ["cat", "dan"]
 
 
@@ -388,3 +391,94 @@ def test_a_user_in_two_splits_is_refused_in_the_user_setting() -> None:
         read_examples(records, params, "stop", seed=7)
     temporal = params.model_copy(update={"setting": "temporal"})
     assert len(read_examples(records, temporal, "stop", seed=7)[0]) == 6
+
+
+def test_what_became_of_each_record_is_counted() -> None:
+    forgotten = {"gone", "abstract_generation/eve"}
+    records = [
+        abstract("ann", 1),
+        abstract("gone", 2),
+        abstract("eve", 3),
+        abstract("bob", 4, output="w " * 9),
+        abstract("cid", 5, profile=[{"id": "x", "title": "T", "abstract": "abstract 5 by cid"}]),
+        abstract("dan", 6, input=" "),
+        *[abstract(f"u{i}", i) for i in range(10, 15)],
+    ]
+    raw = [
+        *[r | {"split": "train", "source": f"a, {i}", "file": "a"} for i, r in enumerate(records)],
+        abstract("val") | {"split": "val", "source": "b, 1", "file": "b"},
+        abstract("test") | {"split": "test", "source": "c, 1", "file": "c"},
+    ]
+    examples, rejected, table = read_examples(
+        raw, PARAMS, "reject", seed=7, forgotten_users=forgotten
+    )
+    assert {e.user_id for e in examples}.isdisjoint({"gone", "eve"})
+    assert len(rejected) == 1
+    for _, own in table.groupby("file"):
+        sums = own.groupby("outcome")["n"].sum()
+        assert sums["read"] == sums["used"] + sums.get("dropped", 0)
+    dropped = table[(table["file"] == "a") & (table["outcome"] == "dropped")]
+    found = {row.reason: (row.decided_by, row.n) for row in dropped.itertuples()}
+    drawn = {
+        "longer output": ("longlamp.max_reference_words=8", 1),
+        "user who is forgotten": ("forgotten_users", 2),
+        "bad record (field input)": ("bad_records", 1),
+    }
+    assert drawn.items() <= found.items()
+    assert found["not drawn"][0] == "longlamp.max_examples.train=2"
+    assert sum(n for _, n in found.values()) == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"title": "half \ud83d"}, "title"),
+        ({"id": "half \ud83d"}, "id"),
+        ({"abstract": "half \ud83d"}, "abstract"),
+        ({"abstract": ["One.", "Two."]}, "abstract"),
+        ({"title": {"a": 1}}, "title"),
+    ],
+)
+def test_a_profile_document_with_no_text_in_a_field_is_named(
+    fields: dict[str, Any], place: str
+) -> None:
+    record = abstract("eve")
+    record["profile"][1] |= fields
+    bad = record | {"split": "train", "source": "train, 9"}
+    with pytest.raises(ValueError, match=rf"train, 9, field profile\.1\.{place}: expected"):
+        read_examples([*_records(), bad], PARAMS, "stop", seed=7)
+
+
+def test_numbers_and_spellings_are_one_user() -> None:
+    wide = PARAMS.model_copy(update={"max_examples": {"train": 9, "validation": 1, "test": 1}})
+    names: list[Any] = [7, 7.0, "7", "Jose\u0301", "Jos\u00e9"]
+    raw = [abstract("x", name=n) | {"split": "train", "source": f"a, {n}"} for n in names]
+    nan = abstract("x", name="nan", query=float("nan")) | {"split": "train", "source": "a, 9"}
+    nan["profile"][0]["title"] = float("nan")
+    examples, counts = read_records([*raw, nan], wide, 7)
+    assert counts.rejected == []
+    assert Counter(e.user_id for e in examples) == {"7": 3, "Jos\u00e9": 2, "nan": 1}
+    assert "nan" not in {d.title for e in examples for d in e.profile}
+    assert examples[-1].query == "a, b."
+
+
+def test_endings_in_any_case_and_arrays_with_nan(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, records in SPLITS.items():
+        written = [record | {"score": float("nan")} for record in records]
+        content = json.dumps(written).encode()
+        (tmp_path / f"{split}.JSON.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "validation.jsonl").write_text("")
+    found = list(LongLampDataset(path=str(tmp_path)).load())
+    assert [r["split"] for r in found] == ["train"] * 3 + ["val", "test"]
+    assert "validation.jsonl" in caplog.text
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    write(tmp_path, ".parquet")
+    (tmp_path / "test.parquet").rename(tmp_path / "test-00001-of-00002.parquet")
+    with pytest.raises(
+        DatasetError, match=r"part 0 is missing beside test-00001-of-00002\.parquet"
+    ):
+        LongLampDataset(path=str(tmp_path)).load()

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from rest_pg.config import ExampleParams
+from rest_pg.fields import printable
 from rest_pg.pipelines.data_ingestion.examples import users_drawn
-from rest_pg.pipelines.data_ingestion.fields import printable
 from rest_pg.records import Document, Example
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,12 @@ class RecordCounts:
         return sum(n for key, n in self._counts.items() if key[1:4] == wanted)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per file, unit, outcome and reason."""
-        return pd.DataFrame(
-            [(*key, n) for key, n in self._counts.items() if n], columns=list(COLUMNS)
-        )
+        """Return one row per file, unit, outcome and reason: what was read first, what was dropped last."""
+        order = {"read": 0, "used": 1, "dropped": 2}
+        files = {key[:2]: place for place, key in reversed(list(enumerate(self._counts)))}
+        keys = sorted(self._counts, key=lambda key: (files[key[:2]], order[key[2]]))
+        rows = [(*key, self._counts[key]) for key in keys if self._counts[key]]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def log(self) -> None:
         """Log a line per file and unit."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from rest_pg.config import PassageParams
 from rest_pg.dates import interval_of, normalize_date
-from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
-from rest_pg.pipelines.data_ingestion.fields import (
+from rest_pg.fields import (
     identity_of,
     plain_text,
     printable,
     text_of,
 )
+from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
 from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages, n_words
 from rest_pg.records import Document, RejectedRecord
 

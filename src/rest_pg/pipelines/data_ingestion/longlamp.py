@@ -12,10 +12,7 @@ from typing import Any
 
 from rest_pg.config import LongLampParams
 from rest_pg.dates import normalize_date
-from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
-from rest_pg.pipelines.data_ingestion.documents import is_forgotten
-from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
-from rest_pg.pipelines.data_ingestion.fields import (
+from rest_pg.fields import (
     UNICODE,
     identity_of,
     is_nan,
@@ -24,6 +21,9 @@ from rest_pg.pipelines.data_ingestion.fields import (
     printable,
     text_of,
 )
+from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
+from rest_pg.pipelines.data_ingestion.documents import is_forgotten
+from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
 
 IDS = ("id", "document_id")

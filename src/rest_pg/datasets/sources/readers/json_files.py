@@ -75,15 +75,18 @@ def _parse_lines(
     for number, line in lines:
         if not line.strip():
             continue
-        source = f"{path}, line {number}"
         try:
             if isinstance(line, str):
                 text = line
             else:
                 encoding, text = _decode(path, line, encoding)
-            yield source, _record(_DECODER.decode(text.removeprefix("\ufeff")), columns)
+            record = _record(_DECODER.decode(text.removeprefix("\ufeff")), columns)
         except (ValueError, RecursionError) as error:
-            yield source, {"unreadable": f"{error}"}
+            record = {"unreadable": str(error)}
+        text = line = (
+            ""  # a line may be hundreds of megabytes long, and the record holds it once more
+        )
+        yield f"{path}, line {number}", record
 
 
 def _decode(path: Path, line: bytes, encoding: str | None) -> tuple[str | None, str]:
