@@ -26,6 +26,7 @@ from typing import ClassVar
 import click
 
 from rest_pg.storage.owner import Owner, this_process
+from rest_pg.temporary import filesystem_time, temporary_name
 
 try:
     import fcntl
@@ -197,7 +198,7 @@ class FolderLock:
     def _create(self, holder: Holder) -> bool:
         """Write the lock's file if there is none: whole from the first moment, and by one process alone."""
         text = holder.to_json()
-        draft = self._directory / f"{NAME}.{holder.token}"
+        draft = temporary_name(self._directory / f"{NAME}.{holder.token}")
         try:
             draft.write_text(text, encoding="utf-8")
             try:
@@ -262,14 +263,8 @@ class FolderLock:
                 holder, renewed = Holder.from_json(file.read()), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
-        # what is written now shows what time it is there
-        probe = self._directory / f"{NAME}.{secrets.token_hex(8)}"
-        try:
-            probe.write_text("", encoding="utf-8")
-            now = probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
-        return _Seen(holder, renewed, now - renewed, holder.owner.is_running() if holder else None)
+        age = filesystem_time(self._directory) - renewed
+        return _Seen(holder, renewed, age, holder.owner.is_running() if holder else None)
 
     def _is_still(self, seen: _Seen) -> bool:
         """Watch a lock for two beats: a clock that was set makes a living one look old."""

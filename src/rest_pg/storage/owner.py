@@ -36,7 +36,7 @@ class Owner:
     @property
     def tag(self) -> str:
         """Return what stands for this process in a file name; empty parts where the system says nothing."""
-        return f"{self.boot.replace('-', '')[:16]}-{self.namespace}-{self.pid}-{self.started}"
+        return f"{_short(self.boot)}-{self.namespace}-{self.pid}-{self.started}"
 
     @staticmethod
     def from_tag(tag: str) -> Owner | None:
@@ -50,12 +50,14 @@ class Owner:
         It can be known on the same boot, from the same process-id namespace.
         """
         here = this_process()
-        known = (self.boot, self.namespace, self.started)
-        if not all(known) or self.namespace != here.namespace:
+        if not self.boot or not self.namespace or self.namespace != here.namespace:
             return None
-        if self.boot.replace("-", "")[:16] != here.boot.replace("-", "")[:16]:
+        if _short(self.boot) != _short(here.boot):
             return None
-        return _started(self.pid) == self.started
+        started = _started(self.pid)
+        if started is not None and not self.started:
+            return None  # this process or a later one of the same number
+        return started == self.started and started is not None
 
 
 def this_process() -> Owner:
@@ -71,6 +73,10 @@ def _describe(pid: int) -> Owner:
     except OSError:  # not Linux
         boot = namespace = ""
     return Owner(socket.gethostname(), boot, namespace, pid, _started(pid) or "")
+
+
+def _short(boot: str) -> str:
+    return boot.replace("-", "")[:16]
 
 
 def _started(pid: int) -> str | None:
