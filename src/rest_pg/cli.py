@@ -93,5 +93,8 @@ def clean(keep: int, tracking: bool, yes: bool) -> None:
     from rest_pg.storage.clean import clean as remove  # noqa: PLC0415
 
     project = find_kedro_project(Path.cwd()) or Path.cwd()
-    for line in remove(project, keep, tracking=tracking, really=yes):
-        click.echo(line)
+    try:
+        for line in remove(project, keep, tracking=tracking, really=yes):
+            click.echo(line)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error

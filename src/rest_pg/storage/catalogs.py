@@ -31,7 +31,7 @@ def kept_data(project: Path) -> Kept:
     """Find what the catalogs of all environments name below a project.
 
     Raises:
-        Exception: an environment's catalog cannot be read; what it names is unknown then.
+        ValueError: an environment's catalog cannot be read, so that what it names is unknown.
     """
     outputs: set[Path] = set()
     work: set[Path] = set()
@@ -43,7 +43,13 @@ def kept_data(project: Path) -> Kept:
             default_run_env="local",
             custom_resolvers={"oc.env": oc.env},
         )
-        for entry in _mappings(loader["catalog"]):
+        try:
+            catalog = loader["catalog"]
+        except Exception as error:  # whatever reading and resolving it raises
+            raise ValueError(
+                f"the catalog of conf/{environment} cannot be read, so that what it names is unknown: {error}"
+            ) from error
+        for entry in _mappings(catalog):
             if isinstance(path := entry.get("filepath"), str):
                 outputs.update(_fill_in(project, path))
             if isinstance(path := entry.get("directory"), str):
