@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rest_pg.storage.owner import Owner, this_process
@@ -79,7 +79,8 @@ def sweep_temporary(root: Path) -> int:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that is only read here
+                path.unlink(missing_ok=True)
     return sum(not path.exists() for path in abandoned)
 
 

@@ -51,9 +51,7 @@ def holder(directory: Path, then: str = "time.sleep(60)") -> Iterator[subprocess
 def write(directory: Path, owner: Owner, age: float = 0.0) -> Path:
     """A lock of another machine's or container's process, renewed some seconds ago."""
     file = directory / lock.NAME
-    file.write_text(
-        Holder(owner, "run", "kedro run --env mail", "2026-01-02 03:04:05 UTC", "t").to_json()
-    )
+    file.write_text(Holder(owner, "kedro run --env mail", "2026-01-02 03:04:05 UTC", "t").to_json())
     renewed = time.time() - age
     os.utime(file, (renewed, renewed))
     return file

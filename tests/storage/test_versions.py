@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rest_pg.hooks.folder_lock import FolderLockHook
 from rest_pg.hooks.provenance import FreshnessHook
 from rest_pg.hooks.versions import VersionsHook
 from rest_pg.records import Score
-from rest_pg.storage.lock import FolderInUse, FolderLock
+from rest_pg.storage.lock import FolderInUse, FolderLock, FolderLost
 from rest_pg.storage.versions import VersionInFuture
 
 SCORE = "rest_pg.records.Score"
@@ -250,25 +251,53 @@ def test_an_origin_that_does_not_say_what_was_loaded_is_not_believed(
     assert Session(tmp_path, STAMPS[3]).run(missing=True) == ["halve", "tabulate", "write"]
 
 
-def test_a_run_that_is_refused_leaves_the_other_ones_lock(tmp_path: Path) -> None:
-    import threading
+def elsewhere(action: Callable[[], object]) -> object:
+    """What an action of another thread returns, or the refusal that it meets."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(action).result()
+        except FolderInUse as error:
+            return error
 
-    with FolderLock(tmp_path / "data", "test"):
-        found: list[BaseException] = []
 
-        def run() -> None:
-            try:
-                Session(tmp_path, STAMPS[0]).run()
-            except FolderInUse as error:
-                found.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        assert len(found) == 1
+def test_a_second_run_is_refused_before_any_work_and_one_that_stores_nothing_is_not(
+    tmp_path: Path,
+) -> None:
+    late = Session(tmp_path, STAMPS[0])
+    unsaved = Pipeline([node(_scores, "params:start", "unsaved", name="score")])
+    with FolderLock(tmp_path / "data", "kedro run"):
+        assert isinstance(elsewhere(late.run), FolderInUse)
+        assert late.ran == []
+        assert elsewhere(lambda: Session(tmp_path, STAMPS[0]).run(unsaved)) == ["score"]
+        assert elsewhere(late.catalog.get("page").exists) is False
         assert (tmp_path / "data/.lock").exists()
-    assert Session(tmp_path, STAMPS[0]).run() == ["score", "halve", "tabulate", "write"]
+    assert elsewhere(Session(tmp_path, STAMPS[0]).run) == ["score", "halve", "tabulate", "write"]
     assert not (tmp_path / "data/.lock").exists()
+
+
+def test_a_run_that_fails_gives_the_folder_back(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ValueError("in a node")
+
+    with pytest.raises(ValueError, match="in a node"):
+        Session(tmp_path, STAMPS[0]).run(before={"halve": fail})
+    assert elsewhere(lambda: Session(tmp_path, STAMPS[1]).run()) == [
+        "score",
+        "halve",
+        "tabulate",
+        "write",
+    ]
+
+
+def test_a_run_that_lost_its_folder_writes_nothing_more(tmp_path: Path) -> None:
+    def take() -> None:
+        file = tmp_path / "data/.lock"
+        file.write_text(file.read_text().replace('"token": "', '"token": "another'))
+
+    with pytest.raises(FolderLost, match="Nothing more is written"):
+        Session(tmp_path, STAMPS[0]).run(before={"halve": take})
+    assert not (tmp_path / "data/halved.jsonl").exists()
+    assert (tmp_path / "data/.lock").exists()
 
 
 def test_the_stamps_are_kedros_own() -> None:

@@ -30,7 +30,7 @@ class FolderLockHook:
         """
         stored = (catalog.get(name) for name in pipeline.all_outputs())
         if any(isinstance(dataset, AbstractVersionedDataset) for dataset in stored):
-            lock = FolderLock(Path(run_params["project_path"]) / "data", "kedro run")
+            lock = FolderLock(Path(run_params["project_path"]) / "data", _command(run_params))
             lock.acquire()
             self._lock = lock
         try:
@@ -65,3 +65,13 @@ class FolderLockHook:
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
+
+
+def _command(run_params: dict[str, Any]) -> str:
+    """Say which run it is."""
+    words = ["kedro run"]
+    if run_params.get("env"):
+        words.append(f"--env {run_params['env']}")
+    if run_params.get("pipeline_names"):
+        words.append(f"--pipelines {','.join(run_params['pipeline_names'])}")
+    return " ".join(words)

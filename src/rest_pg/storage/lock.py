@@ -13,8 +13,6 @@ import json
 import logging
 import os
 import secrets
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -63,7 +61,7 @@ class Holder:
 
     owner: Owner
     purpose: str
-    command: str
+    """A command, for people. No parameters: they may name a user who is to be forgotten."""
     since: str
     """UTC, by the holder's clock: for people."""
     token: str
@@ -99,7 +97,7 @@ class FolderLock:
     """Holds of this process, by the lock's file."""
 
     def __init__(self, directory: Path, purpose: str) -> None:
-        """Name the folder and, in a word or two, what is done with it."""
+        """Name the folder, and what is done with it: a command without its parameters."""
         self._directory, self._purpose = directory.resolve(), purpose
         self._file = self._directory / NAME
         self._holder: Holder | None = None
@@ -160,9 +158,8 @@ class FolderLock:
             self._begin(self._holder)
 
     def _describe(self) -> Holder:
-        command = shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return Holder(this_process(), self._purpose, command, since, secrets.token_hex(8))
+        return Holder(this_process(), self._purpose, since, secrets.token_hex(8))
 
     def _begin(self, holder: Holder | None) -> None:
         self._holder, self._thread = holder, threading.get_ident()
@@ -299,7 +296,4 @@ class _Seen:
 def _words(holder: Holder | None) -> str:
     if holder is None:
         return "another process (its lock cannot be read)"
-    return (
-        f"`{holder.command}` ({holder.purpose}) on host {holder.owner.host}, process {holder.owner.pid}, "
-        f"since {holder.since}"
-    )
+    return f"`{holder.purpose}` on host {holder.owner.host}, process {holder.owner.pid}, since {holder.since}"
