@@ -82,6 +82,9 @@ serve: .venv/installed
 viz: .venv/installed
 	$(BIN)/kedro viz run --host 127.0.0.1 --port 4141 --no-browser
 
+# everything that can be made again; data/01_raw, conf/local, forgotten users and registered models stay
 clean:
-	rm -rf .venv mlflow.db mlartifacts data/bench
-	find data -type f ! -name .gitkeep -delete
+	@if [ -x $(BIN)/kedro ]; then $(BIN)/kedro clean --keep 0 --tracking --yes; \
+	elif [ -n "$$(find data -type f ! -name .gitkeep ! -path 'data/01_raw/*' -print -quit)" ]; then \
+		echo "data/ stays as it is: without .venv nothing tells results from users' files (make .venv/installed)"; fi
+	rm -rf .venv data/bench

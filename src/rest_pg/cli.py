@@ -1,4 +1,4 @@
-"""The project's own commands, beside Kedro's: ``kedro doctor``, ``kedro lineage``."""
+"""The project's own commands, beside Kedro's: ``kedro clean``, ``kedro doctor``, ``kedro lineage``."""
 
 from __future__ import annotations
 
@@ -66,3 +66,35 @@ def lineage(env: str | None, run_id: str | None) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{ARTIFACTS}/index.html is among the artifacts of run {found}")
+
+
+@cli.command()
+@click.option(
+    "--keep",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Newest versions of each dataset that stay, with all that they were made from. 0: everything "
+    "that a run makes goes, also reports and embeddings.",
+)
+@click.option(
+    "--tracking",
+    is_flag=True,
+    help="MLflow's database and artifacts too, unless models are registered.",
+)
+@click.option(
+    "--yes", is_flag=True, help="Remove what the table lists; without it nothing changes."
+)
+def clean(keep: int, tracking: bool, yes: bool) -> None:
+    """Remove old versions, unfinished work (shards, checkpoints) and temporary files.
+
+    Raw data (data/01_raw), configuration, the list of forgotten users and files that no catalog names stay.
+    """
+    from rest_pg.storage.clean import clean as remove  # noqa: PLC0415
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    try:
+        for line in remove(project, keep, tracking=tracking, really=yes):
+            click.echo(line)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error

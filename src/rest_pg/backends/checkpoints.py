@@ -29,12 +29,9 @@ class Checkpoints(TrainerCallback):
     """
 
     def __init__(self, root: str | Path, depends_on: list[Any]) -> None:
-        """Name the place; what earlier trainings kept there goes, for their policies are saved by now."""
+        """Name the place; what other trainings keep beside it stays."""
         key = json.dumps(depends_on, sort_keys=True, default=str)
         self.directory = Path(root) / hashlib.sha256(key.encode()).hexdigest()[:16]
-        for other in Path(root).glob("*"):
-            if other != self.directory and other.is_dir():
-                shutil.rmtree(other, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def newest(self) -> str | None:

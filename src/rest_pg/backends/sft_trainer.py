@@ -20,6 +20,7 @@ from rest_pg.backends.workers import run_in_workers
 from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
+from rest_pg.storage.unfinished import note_finished
 from rest_pg.temporary import make_temporary_directory
 
 
@@ -113,6 +114,8 @@ class SharedPromptTrainer:
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
+        if training.checkpoints:
+            note_finished(training.checkpoints.directory)
         seconds = time.perf_counter() - started
         n_tokens = sum(len(row["prompt"]) + sum(map(len, row["completions"])) for row in rows)
         return PolicyCheckpoint(target), {

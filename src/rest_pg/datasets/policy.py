@@ -90,6 +90,9 @@ class PolicyDataset(StoredDataset):
     def _origin_of(self, path: Path) -> Path:
         return path / ORIGIN
 
+    def _content_of(self, path: Path) -> str | None:
+        return policy_fingerprint(PolicyCheckpoint(path)) if (path / COMPLETE).is_file() else None
+
 
 def _move_into_place(partial: Path, target: Path) -> None:
     """Rename a directory, in the place of another if there is one, onto which it can't be renamed."""

@@ -1,6 +1,7 @@
 """The project's hooks, in the order in which Kedro registers them."""
 
-from rest_pg.hooks.cleanup import EngineHook, SweepHook
+from rest_pg.hooks.cleanup import EngineHook, FinishedWorkHook, SweepHook
+from rest_pg.hooks.folder_lock import FolderLockHook
 from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.hooks.interrupt import InterruptHook
 from rest_pg.hooks.mlflow_inputs import InputsHook
@@ -8,6 +9,7 @@ from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
 from rest_pg.hooks.parameters import ParametersHook
 from rest_pg.hooks.provenance import FreshnessHook, LineageHook
 from rest_pg.hooks.selection import SelectionHook
+from rest_pg.hooks.versions import VersionsHook
 from rest_pg.logs import LogHook
 from rest_pg.usage import UsageHook
 
@@ -18,6 +20,7 @@ PROJECT_HOOKS = (
     SweepHook(),
     ForgetInStoresHook(),
     EngineHook(),
+    FinishedWorkHook(),
     FreshnessHook(),
     SelectionHook(),
     ParametersHook(),
@@ -26,4 +29,6 @@ PROJECT_HOOKS = (
     MlflowRunHook(),
     UsageHook(),
     LogHook(),
+    VersionsHook(),
+    FolderLockHook(),
 )
