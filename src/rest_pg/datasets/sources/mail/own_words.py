@@ -14,7 +14,7 @@ Heading = tuple[int, int, bool]
 """First line and end of what introduces others' words; and whether these may stand without ``>``."""
 
 _QUOTED = re.compile(r"\s*[A-Z]{0,3}[>＞]")
-_MAY_INTRODUCE = re.compile(r"[:：]|^\s*[-_=*]{2}")
+_MARKS = ("-", "_", "=", "*")
 _SIGNATURE = re.compile(r"--[ \xa0]?\Z")
 _RULE = re.compile(r"\s*[_=-]{5,}\s*\Z")
 _FIELD = re.compile(r"[\s*]*([^\W\d_][\w .\-]{0,24}?)[\s*]*[:：]")
@@ -55,8 +55,8 @@ _LIBRARY_CALLS = 200
 milliseconds each; its own languages' are found without it too, if they name an address."""
 _MOST_LINES, _LONGEST = 5, 300
 """Of an attribution: lines, and characters."""
-_MOST_FIELDS = 60
-"""Lines of a block of header fields."""
+_MOST_FIELDS, _MOST_CONTINUED = 12, 60
+"""Of a block of header fields; and of the lines that one of them goes over."""
 
 
 def own_words(text: str) -> str:
@@ -66,9 +66,10 @@ def own_words(text: str) -> str:
     ``>`` are left out too: below a separator of mail programs, or below a block of header fields, or
     below an attribution with date, time and address. Lines between quotations and below them are kept.
     """
-    lines = _PGP.sub("", text.replace("\r\n", "\n")).splitlines()
-    shown = [line.replace("\xa0", " ").replace("\u202f", " ").rstrip() for line in lines]
-    quoted = [_QUOTED.match(line) is not None for line in shown]
+    text = text.replace("\r\n", "\n").replace("\xa0", " ").replace("\u202f", " ")
+    lines = _PGP.sub("", text).splitlines()
+    shown = [line.rstrip() for line in lines]
+    quoted = [(">" in line or "＞" in line) and _QUOTED.match(line) is not None for line in shown]
     end, left_out = len(lines), set[int]()
     for start, stop, strong in _headings(shown, quoted):
         following = _next_filled(shown, stop)
@@ -79,7 +80,7 @@ def own_words(text: str) -> str:
             break
     gone = [quoted[n] or n in left_out for n in range(end)]
     _mark_additions(lines, shown, gone)
-    kept = [line.rstrip() for line, leave_out in zip(lines, gone, strict=False) if not leave_out]
+    kept = [line for line, leave_out in zip(shown, gone, strict=False) if not leave_out]
     _drop_sent_from(kept)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
 
@@ -88,7 +89,8 @@ def _headings(lines: Sequence[str], quoted: Sequence[bool]) -> Iterator[Heading]
     """Yield what may introduce others' words, in order."""
     done, n_calls = 0, 0
     for number, line in enumerate(lines):
-        if number < done or quoted[number] or not _MAY_INTRODUCE.search(line):
+        may_introduce = ":" in line or "：" in line or line.lstrip()[:1] in _MARKS
+        if number < done or quoted[number] or not line or not may_introduce:
             continue
         start, stop, strong = number, number, True
         if SEPARATORS.match(line):
@@ -133,17 +135,17 @@ def _block_end(lines: Sequence[str], start: int, needs_sender: bool = True) -> i
     """
     if start >= len(lines) or _field(lines[start]) is None:
         return 0
-    fields, number, end, n_continued = set[str](), start, start, 0
-    while number < min(len(lines), start + _MOST_FIELDS):
+    fields, number, end, n_continued, n_fields = set[str](), start, start, 0, 0
+    while number < len(lines) and n_fields < _MOST_FIELDS:
         line = lines[number]
         if kind := _field(line):
             fields.add(kind)
-            end, n_continued = number + 1, 0
+            end, n_continued, n_fields = number + 1, 0, n_fields + 1
         elif not line:
             # some programs put an empty line after each field
             if number + 1 >= len(lines) or _field(lines[number + 1]) is None:
                 break
-        elif (line[0] in " \t" or "@" in line or ";" in line) and n_continued < _MOST_FIELDS:
+        elif (line[0] in " \t" or "@" in line or ";" in line) and n_continued < _MOST_CONTINUED:
             n_continued += 1
             end = number + 1
         else:
@@ -231,12 +233,14 @@ def _mark_additions(lines: Sequence[str], shown: Sequence[str], gone: list[bool]
     for number, line in enumerate(shown[: len(gone)]):
         if gone[number] or (inside == "footer" and not line):
             inside = ""
-        elif not inside and _SIGNATURE.match(lines[number]):
+        elif inside or not line or line.lstrip()[:1] not in _MARKS:
+            pass
+        elif _SIGNATURE.match(lines[number]):
             inside = "signature" if _is_signature(lines, gone, number) else ""
-        elif not inside and _RULE.match(line):
+        elif _RULE.match(line):
             below = " ".join(shown[number + 1 : number + 3])[:500]
             inside = "footer" if _LIST_FOOTER.search(below) else ""
-        elif not inside and _SCRUBBED.match(line):
+        elif _SCRUBBED.match(line):
             gone[number] = True
             inside = (
                 "footer" if "scrubbed" in " ".join(shown[number + 1 : number + 2])[:500] else ""
