@@ -83,7 +83,7 @@ def find_codec(charset: str | None) -> str | None:
     name = _ALIASES.get(name, name)
     try:
         codec = codecs.lookup(name).name
-        b"".decode(codec)
+        b"a".decode(codec, "replace")  # raises for codecs of no text, as base64
     except (LookupError, ValueError, TypeError):
         return None
     return None if codec in _NO_CHARSETS or codec.startswith("ascii") else codec

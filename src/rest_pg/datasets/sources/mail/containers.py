@@ -41,6 +41,8 @@ _UNSUPPORTED = (
     ),
 )
 
+_NAMED = (".zip", ".gz", ".mbox", ".eml", ".emlx")
+"""Names of files that should hold mail."""
 NO_MAIL = "no mail: neither an mbox file nor a message with headers"
 
 
@@ -135,7 +137,12 @@ def _read(buffer: Buffer, source: str, name: str, path: Path | None) -> Iterator
     else:
         reasons = (reason for magic, reason in _UNSUPPORTED if head.startswith(magic))
         reason = "an empty file" if kind == "empty" else next(reasons, NO_MAIL)
-        yield Found(source=source, identifier=name, skipped=reason)
+        damaged = next((e for e in _NAMED if name.lower().endswith(e) and reason is NO_MAIL), None)
+        if damaged:
+            problem = f"its name ends in {damaged}, and it is not a {damaged[1:]} file: copy or export it again"
+            yield Found(source=source, identifier=name, unreadable=problem)
+        else:
+            yield Found(source=source, identifier=name, skipped=reason)
 
 
 def _read_gzip(path: Path, source: str, name: str) -> Iterator[Found]:

@@ -49,7 +49,9 @@ class MailDataset(AbstractDataset[None, list[dict[str, Any]]]):
             records.append(record)
             n_messages += is_message
         if not n_messages:
-            first = f"; {records[0]['source']}: {records[0]['skipped']}" if records else ""
+            first = "".join(
+                f"; {r['source']}: {r.get('skipped') or r.get('unreadable')}" for r in records[:1]
+            )
             raise DatasetError(
                 f"{self._path} holds no message: it must be an mbox file, a message with its headers, "
                 f"a zip or gzip file of those, or a directory of them{first}"
@@ -58,7 +60,7 @@ class MailDataset(AbstractDataset[None, list[dict[str, Any]]]):
         return records
 
     def _records(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Yield each record, and whether it is a message's or a damaged file's."""
+        """Yield each record, and whether it comes from a message, or from a damaged file among others."""
         seen: Counter[str] = Counter()
         for found in find_messages(self._path):
             seen[found.identifier] += 1
@@ -68,7 +70,7 @@ class MailDataset(AbstractDataset[None, list[dict[str, Any]]]):
             if found.skipped:
                 yield base | {"skipped": found.skipped}, False
             elif found.unreadable:
-                yield base | {"unreadable": found.unreadable}, True
+                yield base | {"unreadable": found.unreadable}, self._path.is_dir()
             else:
                 yield read_message(found.raw, found.source, identifier), True
 

@@ -164,6 +164,8 @@ def read_date(value: str) -> str | None:
     None too if the moment is out of range, or before there was mail, as a clock that was never set says.
     """
     value = value.replace("\0", "")[:200]
+    if re.search(r"\s0\d{3}\s", value):  # a year that would be read as one of two digits
+        return None
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
@@ -183,9 +185,12 @@ def read_date(value: str) -> str | None:
 def _any_date(value: str) -> datetime | None:
     """Read a date in another form, if all its parts are given and their order is clear."""
     readings = []
+    year_first = re.match(r"\d{4}\D", value) is not None
     for default, day_first in ((datetime(2001, 2, 3), False), (datetime(2008, 11, 14), True)):
         try:
-            parsed = dateutil_parser.parse(value, default=default, dayfirst=day_first)
+            parsed = dateutil_parser.parse(
+                value, default=default, dayfirst=day_first and not year_first
+            )
         except (ValueError, OverflowError, TypeError, AttributeError, RecursionError):
             return None
         readings.append(parsed)

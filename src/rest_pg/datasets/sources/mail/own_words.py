@@ -14,10 +14,10 @@ Heading = tuple[int, int, bool]
 """First line and end of what introduces others' words; and whether these may stand without ``>``."""
 
 _QUOTED = re.compile(r"\s*[A-Z]{0,3}[>＞]")
+_COLONS = (":", "：", ":*", ": *")
 _MARKS = ("-", "_", "=", "*")
 _SIGNATURE = re.compile(r"--[ \xa0]?\Z")
 _RULE = re.compile(r"\s*[_=-]{5,}\s*\Z")
-_FIELD = re.compile(r"[\s*]*([^\W\d_][\w .\-]{0,24}?)[\s*]*[:：]")
 _EMAIL = re.compile(r"[\w.+'-]+@[\w-]+\.\w+")
 _BRACKETED = re.compile(r"[<(\[]\s?(?:mailto:)?[\w.+'-]+@[\w-]+(?:\.[\w-]+)+")
 _TIME = re.compile(r"\d{1,2}\s?[:.h時时시]\s?\d{2}|\d{1,2}\s?[ap]\.?m\b", re.IGNORECASE)
@@ -37,7 +37,7 @@ _LIST_FOOTER = re.compile(r"mailing list|listinfo|unsubscribe|google groups", re
 _SCRUBBED = re.compile(r"-{10,} next part -{10,}\s*\Z")
 _PGP = re.compile(
     r"^-----BEGIN PGP SIGNATURE-----.*?(?:^-----END PGP SIGNATURE-----|\Z)"
-    r"|^-----BEGIN PGP SIGNED MESSAGE-----\n(?:\w+: .*\n){0,5}",
+    r"|^-----BEGIN PGP SIGNED MESSAGE-----\n(?:\w+: [^\n]*\n){0,5}",
     re.MULTILINE | re.DOTALL,
 )
 _SENT_FROM = re.compile(
@@ -89,22 +89,20 @@ def _headings(lines: Sequence[str], quoted: Sequence[bool]) -> Iterator[Heading]
     """Yield what may introduce others' words, in order."""
     done, n_calls = 0, 0
     for number, line in enumerate(lines):
-        may_introduce = ":" in line or "：" in line or line.lstrip()[:1] in _MARKS
-        if number < done or quoted[number] or not line or not may_introduce:
+        if number < done or quoted[number] or not line:
             continue
         start, stop, strong = number, number, True
-        if SEPARATORS.match(line):
+        is_marked, is_introduction = line.lstrip()[:1] in _MARKS, line.endswith(_COLONS)
+        if (is_marked or (is_introduction and len(line) > 10)) and SEPARATORS.match(line):
             stop = number + 1
-            below = _next_filled(lines, stop)
-            stop = max(stop, _block_end(lines, below, needs_sender=False))
-        elif _RULE.match(line):
-            below = _next_filled(lines, number + 1)
-            stop = _block_end(lines, below) if below < len(lines) and below - number < 4 else 0
-        elif block := _block_end(lines, number):
-            stop = block
-        elif notes := _notes_block(lines, number):
-            start, stop = notes
-        elif line.endswith((":", "：", ":*", ": *")):
+            stop = max(stop, _block_end(lines, _next_filled(lines, stop), needs_sender=False))
+        elif is_marked and _RULE.match(line):
+            stop = _block_end(lines, _next_filled(lines, number + 1))
+        elif kind := _field(line):
+            stop = _block_end(lines, number)
+            if not stop and kind in ("to", "cc") and (notes := _notes_block(lines, number)):
+                start, stop = notes
+        if stop <= start and is_introduction:
             n_calls += 1
             found = _attribution(lines, quoted, number, n_calls <= _LIBRARY_CALLS)
             if found:
@@ -123,8 +121,9 @@ def _next_filled(lines: Sequence[str], start: int) -> int:
 
 
 def _field(line: str) -> str | None:
-    match = _FIELD.match(line[:60])
-    return FIELDS.get(" ".join(match[1].casefold().split())) if match else None
+    """Return which header field a line holds, in any language; None if it holds none."""
+    name, colon, _ = line[:40].replace("：", ":").partition(":")
+    return FIELDS.get(name.strip(" *\t").casefold()) if colon else None
 
 
 def _block_end(lines: Sequence[str], start: int, needs_sender: bool = True) -> int:
@@ -160,7 +159,7 @@ def _block_end(lines: Sequence[str], start: int, needs_sender: bool = True) -> i
 
 def _notes_block(lines: Sequence[str], number: int) -> tuple[int, int] | None:
     """Find Lotus Notes' block: a name, a date, and then To, cc and Subject."""
-    if _field(lines[number]) not in ("to", "cc") or number == 0:
+    if number == 0:
         return None
     kinds = [_field(line) for line in lines[number : number + 6]]
     above = number - 1 if lines[number - 1] else number - 2

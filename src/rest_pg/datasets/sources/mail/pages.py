@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import islice
 
 from bs4 import BeautifulSoup, Tag
-from bs4.element import NavigableString, PageElement, PreformattedString
+from bs4.element import PageElement, PreformattedString
 
 MAX_TAGS = 100_000
 """More than any message that a person wrote holds; they take a few seconds."""
 _LONG_TAG = 2_000
+_FIRST_ELEMENTS = 60
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _NO_ELEMENT = re.compile(rf"<[!?][^<>]*>|<[^<>]{{{_LONG_TAG},}}>")
@@ -152,5 +151,16 @@ def _opening(tag: Tag) -> str:
     return "".join(_texts(tag))
 
 
-def _texts(tag: Tag) -> Iterator[str]:
-    return (str(part) for part in islice(tag.descendants, 60) if isinstance(part, NavigableString))
+def _texts(tag: Tag) -> list[str]:
+    """Return the texts among a tag's first elements: of nested tags, all would be quadratic."""
+    texts: list[str] = []
+    stack: list[PageElement] = [tag]
+    for _ in range(_FIRST_ELEMENTS):
+        if not stack:
+            break
+        element = stack.pop()
+        if isinstance(element, Tag):
+            stack.extend(reversed(element.contents[:_FIRST_ELEMENTS]))
+        else:
+            texts.append(str(element))
+    return texts
