@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rest_pg.text import sentences
+from rest_pg.text import count_words, sentences
 
 SEPARATOR = " | "
 """Between documents in the context (§4.1)."""
@@ -113,13 +113,13 @@ def fit_documents(
             f"the prompt of example {name} takes {fixed} tokens without any document, and "
             f"prompt.max_tokens={max_tokens}: raise it, or shorten the template"
         )
-    total = sum(len(text.split()) for text in documents)
+    total = sum(count_words(text) for text in documents)
     while True:
         kept = _share_room(tokenizer, documents, room)
         text = render(SEPARATOR.join(kept))
         n_tokens = count_tokens(tokenizer, text)
         if n_tokens <= max_tokens or not kept:
-            n_words = sum(len(part.split()) for part in kept)
+            n_words = sum(count_words(part) for part in kept)
             return FittedPrompt(text, n_tokens, len(kept), total - n_words)
         # tokens merge differently where pieces meet: give back what it cost, and fit again
         room -= n_tokens - max_tokens

@@ -51,6 +51,7 @@ from rest_pg.hooks.selection import SelectionHook
 from rest_pg.pipelines.plan.nodes import check_budgets
 from rest_pg.prompts import count_tokens
 from rest_pg.records import Prompt
+from rest_pg.text import count_words
 from rest_pg.times import STAGES, configuration_of, describe, in_words, places_of
 from rest_pg.usage import peak_memory_gb
 
@@ -220,7 +221,7 @@ class Examination:
             documents += len(own)
             dropped += len(own) - prompt.n_documents
             whole += sum(" ".join(document.text.split()) in text for document in own)
-            words += sum(len(document.text.split()) for document in own)
+            words += sum(count_words(document.text) for document in own)
         lost = sum(prompt.n_words_cut for prompt in prompts) / max(words, 1)
         found = (
             f"of {documents} documents for {len(prompts)} prompts {whole} fit whole, "

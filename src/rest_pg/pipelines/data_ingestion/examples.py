@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rest_pg.config import ExampleParams
 from rest_pg.pipelines.data_ingestion.time_order import order_in_time
 from rest_pg.records import Document, Split
-from rest_pg.text import copied_share
+from rest_pg.text import copied_share, word_ends
 
 NEAR_COPY = 0.5
 """Share of a target's 8-grams of words in one document, from which on the document is a near-copy of it."""
@@ -121,7 +120,7 @@ def hold_out_latest(
 
 def cut_opening(text: str, n_words: int) -> tuple[str, str]:
     """Return a text's first words, and what follows them; white space within is kept."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    ends = list(word_ends(text))
     end = ends[min(n_words, len(ends)) - 1] if n_words and ends else 0
     return text[:end], text[end:].strip()
 

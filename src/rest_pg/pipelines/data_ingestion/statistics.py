@@ -9,6 +9,7 @@ import pandas as pd
 
 from rest_pg.pipelines.data_ingestion.examples import SPLITS, is_near_copy
 from rest_pg.records import Example
+from rest_pg.text import count_words
 
 
 def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
@@ -37,9 +38,9 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
         }
         sizes = {
             "profile_documents": [len(e.profile) for e in own],
-            "profile_words": [sum(len(d.text.split()) for d in e.profile) for e in own],
-            "reference_words": [len(e.reference.split()) for e in own],
-            "input_words": [len(e.input.split()) for e in own],
+            "profile_words": [sum(count_words(d.text) for d in e.profile) for e in own],
+            "reference_words": [count_words(e.reference) for e in own],
+            "input_words": [count_words(e.input) for e in own],
         }
         for name, values in sizes.items():
             for suffix, share in (("median", 0.5), ("p90", 0.9)):

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
+from rest_pg.text import count_words
 from rest_pg.times import RunTimes
 
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
@@ -76,7 +77,7 @@ def create_report(
         counts={
             "users": len({e.user_id for e in own}),
             "examples": len(own),
-            "words": fmean([len(e.reference.split()) for e in own] or [0]),
+            "words": fmean([count_words(e.reference) for e in own] or [0]),
         },
         statistics=data_statistics.to_dict("records"),
         ingestion=ingestion_counts.fillna("").to_dict("records"),
@@ -191,7 +192,7 @@ def reward_against_length(scored: dict[str, Sequence[ScoredSample]]) -> go.Figur
     figure = go.Figure()
     for color, (system, samples) in zip(COLORS, scored.items(), strict=False):
         figure.add_scatter(
-            x=[len(s.sample.response.split()) for s in samples],
+            x=[count_words(s.sample.response) for s in samples],
             y=[s.score.reward for s in samples],
             name=system,
             mode="markers",

@@ -27,6 +27,7 @@ from rest_pg.records import (
     TrainingExample,
 )
 from rest_pg.responses import fixed_parts, format_completion, parse_generation
+from rest_pg.text import count_words
 from rest_pg.tracking import to_metric_history
 
 logger = logging.getLogger(__name__)
@@ -292,7 +293,7 @@ def summarize_iteration(
         "malformed": sum(bool(s.malformed) for s in samples) / n,
         "unfinished": sum(not s.finished for s in samples) / n,
         "duplicates": 1 - len(distinct) / n,
-        "mean_words": statistics.fmean(len(s.response.split()) for s in samples),
+        "mean_words": statistics.fmean(count_words(s.response) for s in samples),
         "sampling_seconds": sampling_figures["seconds"],
         "sampling_tokens_per_second": sampling_figures["tokens_per_second"],
         "training_seconds": training_figures["seconds"],
