@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import PackageLoader, StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from plotly.offline import get_plotlyjs
 
 from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
+from rest_pg.reporting.html import render, show_labels_literally
 from rest_pg.times import RunTimes
 
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
@@ -85,21 +82,6 @@ def _of(parts: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Take the parts of one kind, by what follows it in their names."""
     start = f"{kind}_"
     return {name.removeprefix(start): own for name, own in parts.items() if name.startswith(start)}
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a report's template: all text is escaped, and a misspelt field raises."""
-    loader = PackageLoader("rest_pg.pipelines.evaluation", "templates")
-    environment = ImmutableSandboxedEnvironment(
-        loader=loader, autoescape=True, undefined=StrictUndefined
-    )
-    bundled = files("itables").joinpath("html")
-    return environment.get_template(template).render(
-        plotlyjs=get_plotlyjs(),
-        datatables_js=bundled.joinpath("dt_bundle.js").read_text(encoding="utf-8"),
-        datatables_css=bundled.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
-        **values,
-    )
 
 
 def state_result(results: pd.DataFrame) -> str:
@@ -261,6 +243,7 @@ def style(figure: go.Figure, x: str, y: str) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         template="none",
     )
+    show_labels_literally(figure)
     if x.startswith("EM"):
         figure.update_xaxes(dtick=1)
     return figure

@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rest_pg.pipelines.evaluation.reading import browse_examples
-from rest_pg.pipelines.evaluation.report import COLORS, render, style
+from rest_pg.pipelines.evaluation.report import COLORS, style
 from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out
 from rest_pg.records import Example, Profile, ScoredSample
+from rest_pg.reporting.html import render
 
 PAPER_SYSTEMS = ("sft", "sft_reasoning", "rest_em", "rest_pg")
 PAPER = {
