@@ -13,6 +13,7 @@ from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
 from rest_pg.reporting.html import render, show_labels_literally
+from rest_pg.reporting.markdown import code_block
 from rest_pg.times import RunTimes
 
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
@@ -120,7 +121,7 @@ def describe_run(results: pd.DataFrame) -> str:
         "Does training on its own best samples make a policy write more as its users would?\n\n"
         f"**{state_result(results)}**\n\n"
         f"Held-out {split} users, mean [95% interval over users]:\n\n"
-        f"```\n{results_table(results, split).to_string()}\n```\n\n"
+        f"{code_block(results_table(results, split).to_string())}\n\n"
         "The report and each iteration's samples are among the artifacts."
     )
 

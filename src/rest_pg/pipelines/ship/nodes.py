@@ -29,6 +29,7 @@ from rest_pg.config import (
     ShipParams,
 )
 from rest_pg.records import Answer, Example, PolicyCheckpoint
+from rest_pg.reporting.markdown import escape_markdown
 from rest_pg.serving import BackendSettings, Writer, WriterSettings
 from rest_pg.statistics import bootstrap_mean
 
@@ -173,10 +174,10 @@ def register_policy(
 
 def describe_version(registered: dict[str, Any]) -> str:
     """Tell the run's question and its answer, in Markdown, for MLflow's page."""
-    name, version = registered["name"], registered["version"]
+    name, version = escape_markdown(registered["name"]), registered["version"]
     return (
         "Is this policy better than the one at work?\n\n"
-        f"**{registered['verdict']}.** It is version {version} of {name}, as "
+        f"**{escape_markdown(registered['verdict'])}.** It is version {version} of {name}, as "
         f"{' and '.join(registered['aliases'])}. One of its answers is among the traces, from retrieval to reward."
     )
 
