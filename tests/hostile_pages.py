@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from conftest import document, example
 
-from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.config import Decoding, EvaluationParams, RetrievalParams
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 from rest_pg.pipelines.evaluation.nodes import METRICS, create_results
 from rest_pg.pipelines.evaluation.report import create_report
@@ -148,7 +148,7 @@ def report(scratch: Path) -> str:
         pd.concat([results, named], ignore_index=True),
         found,
         profiles(found),
-        describe_data(found).assign(split=hostile("split")),
+        describe_data(found, RetrievalParams(k=2)).assign(split=hostile("split")),
         {"paths": 3, "words_median": 20, "copied": 0.125},
         7,
         RunTimes(str(scratch)),
@@ -188,7 +188,7 @@ def study() -> str:
                 for name in systems
             }
         ),
-        describe_data(found).assign(split=hostile("split")),
+        describe_data(found, RetrievalParams(k=2)).assign(split=hostile("split")),
         {"paths": 3, "words_median": 20, "copied": 0.0},
         plot_contrasts(contrasts),
         plot_iterations(follow_iterations(PARAMS, 7, **curves)),

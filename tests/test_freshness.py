@@ -36,7 +36,7 @@ FIRST = {
     "passages": ["read_documents"],
     "bad_records": ["read_documents"],
     "examples": ["create_examples"],
-    "retrieval": ["retrieve_profiles"],
+    "retrieval": ["retrieve_profiles", "describe_data", "finetune", "maximize"],
     "base_policy": ["import_policy"],
     "prompt": ["create_prompts", "create_direct_prompts"],
     "response_format": [

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import signal
 import socket
@@ -21,7 +20,6 @@ from conftest import build_policy, document, example
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from load import ask, load, request
-from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
 
 from rest_pg.config import (
@@ -41,6 +39,7 @@ from rest_pg.pipelines.inference.pipeline import create_pipeline as create_infer
 from rest_pg.pipelines.ship.nodes import compare, score_by_example
 from rest_pg.pipelines.ship.pipeline import create_pipeline
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.serving.entrypoint import create_app
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "shipping.md").read_text(encoding="utf-8")
@@ -120,7 +119,7 @@ def ship(
         "response_template": TEMPLATE,
         "examples": [validation],
         "results": results,
-        "data_statistics": describe_data([validation]),
+        "data_statistics": describe_data([validation], RetrievalParams(k=1)),
         "evaluation.iteration_1.metrics": metrics(rewards),
         "params:retrieval": RetrievalParams(k=1),
         "params:prompt": PromptParams(max_tokens=200, system=""),
@@ -233,9 +232,7 @@ def server(shipped: list[dict[str, Any]]) -> Iterator[str]:
     """MLflow's scoring server with the champion, on a free port of this machine."""
     model = mlflow.pyfunc.load_model("models:/writer@champion")
     port = free_port()
-    config = uvicorn.Config(
-        scoring_server.init(model), host="127.0.0.1", port=port, log_level="error"
-    )
+    config = uvicorn.Config(create_app(model), host="127.0.0.1", port=port, log_level="error")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
@@ -351,7 +348,6 @@ def test_make_serve_serves_the_champion_on_this_machine_only(
     port, command = free_port(), recipe[1].replace("$(or $(ALIAS),champion)", "champion")
     own = {
         "$(BIN)/": f"{Path(sys.executable).parent}/",
-        "$(CURDIR)/$(BIN):$$PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "sqlite:///mlflow.db": mlflow.get_tracking_uri(),
         "rest-pg-writer": "writer",
         "5001": str(port),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rest_pg.config import LongLampParams
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
 
@@ -25,8 +26,6 @@ class Task:
     title: tuple[str, ...]
     index: tuple[tuple[str, ...], ...]
     """Fields that a retriever reads, joined."""
-    query_behind: str
-    """The query is what stands behind this in the input; all of it where this is missing."""
 
 
 TASKS: Mapping[str, Task] = {
@@ -35,14 +34,12 @@ TASKS: Mapping[str, Task] = {
         text=("abstract",),
         title=("title",),
         index=(("title",), ("abstract",)),
-        query_behind="items:",
     ),
     "product_review": Task(
         user="reviewerId",
         text=("reviewText",),
         title=("summary",),
         index=(("overall",), ("summary",), ("description",), ("reviewText",)),
-        query_behind="",
     ),
     # some copies spell summary and content as input and output
     "topic_writing": Task(
@@ -50,7 +47,6 @@ TASKS: Mapping[str, Task] = {
         text=("content", "output"),
         title=("summary", "input"),
         index=(("summary", "input"), ("content", "output")),
-        query_behind="",
     ),
     # not LongLaMP's own: examples that another run made of mails, or of any documents
     "email_completion": Task(
@@ -58,7 +54,6 @@ TASKS: Mapping[str, Task] = {
         text=("text",),
         title=("title",),
         index=(("title",), ("text",)),
-        query_behind="",
     ),
 }
 
@@ -205,14 +200,12 @@ def _to_example(
             break
     if not kept:
         return None
-    _, found, behind = record["input"].partition(task.query_behind or "\0")
-    asked = str(record.get("query") or (behind if found and behind.strip() else record["input"]))
     return Example(
         example_id=example_id,
         user_id=user,
         split=split,
         input=record["input"].strip(),
-        query=asked.strip(),
+        query=build_query(record["input"]),
         reference=reference,
         profile=tuple(kept[place] for place in sorted(kept)),
         task=name if mixed else "",

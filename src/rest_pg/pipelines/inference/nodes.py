@@ -8,6 +8,7 @@ from typing import Any
 
 from rest_pg.backends.protocols import Generator
 from rest_pg.config import EvaluationParams, ResponseFormat
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.self_training.nodes import draw_samples
 from rest_pg.records import Answer, Document, Example, PolicyCheckpoint, Profile, Prompt, Sample
 
@@ -43,7 +44,7 @@ def _example(number: int, request: Mapping[str, Any]) -> Example:
         user_id=user,
         split="test",
         input=text,
-        query=text,
+        query=build_query(text),
         reference="",
         profile=tuple(
             _document(f"request-{number}#{i}", user, found, f"{source}, document {i}")
