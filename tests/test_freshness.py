@@ -134,8 +134,8 @@ def test_each_parameter_of_longlamp_makes_its_reading_stale(monkeypatch) -> None
 
 OTHERS = {
     "study": 14,
-    "exploration": 6,
-    "starts": 5,
+    "exploration": 7,
+    "starts": 6,
     "shuffled_profiles": 5,
     "forced_paths": 4,
     "path_effect": 5,
