@@ -76,8 +76,8 @@ ui: .venv/installed
 
 # the registered champion, behind a finished run and `kedro run --pipelines ship`; ALIAS=newest
 serve: .venv/installed
-	MLFLOW_TRACKING_URI=sqlite:///mlflow.db PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mlflow models serve --env-manager local --host 127.0.0.1 \
-		--port 5001 --timeout 600 --model-uri models:/rest-pg-writer@$(or $(ALIAS),champion)
+	MLFLOW_TRACKING_URI=sqlite:///mlflow.db $(BIN)/python -m rest_pg.serving.entrypoint --host 127.0.0.1 --port 5001 \
+		--timeout 600 --model-uri models:/rest-pg-writer@$(or $(ALIAS),champion)
 
 viz: .venv/installed
 	$(BIN)/kedro viz run --host 127.0.0.1 --port 4141 --no-browser

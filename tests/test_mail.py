@@ -134,9 +134,9 @@ def test_an_opening_is_given_and_the_rest_is_asked_for() -> None:
         for user in ("ann", "bob", "eve")
         for i, word in enumerate(("harbours", "schools", "railways", "taxes"))
     ]
-    template = 'Complete "{{ title }}": {{ opening }}'
+    template = 'Complete the mail with the subject "{{ title }}", which begins: {{ opening }}'
     for example in create_examples(documents, template, params, seed=1):
-        assert example.input.startswith(f'Complete "News": {example.user_id} wrote letter')
+        assert example.input.endswith(f'"News", which begins: {example.user_id} wrote letter')
         assert example.reference.split()[1] == "about"
         # nothing of what has to be written is searched for
         assert example.query == f"News {example.user_id} wrote letter"

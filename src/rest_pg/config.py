@@ -91,11 +91,17 @@ class LongLampParams(Params):
     what is left."""
 
 
+QueryKind = Literal["given", "request"]
+
+
 class RetrievalParams(Params):
-    """How many documents of the profile reach the prompt."""
+    """Which documents of the profile reach the prompt."""
 
     k: int = Field(ge=1)
-    """Documents retrieved per example (the paper: 5, §4.1)."""
+    """Documents retrieved per example (the paper: 5, §4.1); a user with fewer gets all of them."""
+    query: QueryKind = "given"
+    """What is looked for. given: the items that a request lists, or the subject and opening that it quotes; where it
+    has neither, all of it. request: always all of it. A policy is saved with the kind that it was trained with."""
 
 
 class PromptParams(Params):

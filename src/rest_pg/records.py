@@ -56,7 +56,7 @@ class Example:
     input: str
     """x: the request, a complete instruction."""
     query: str
-    """What the retriever looks for: the request without its fixed words."""
+    """What the request names: its items, or its subject and opening. See ``method.retrieval``."""
     reference: str
     """y: the text that the user really wrote. It never reaches a generation prompt."""
     profile: tuple[Document, ...]
@@ -201,6 +201,8 @@ class PolicyCheckpoint:
     """In an object store, for machines that don't have ``path``; empty: it is in none."""
     fingerprint: str = ""
     """Of what is at ``address``: another machine's copy may be of a policy before it."""
+    query: Literal["", "given", "request"] = ""
+    """The kind of query that its training retrieved with; empty: it doesn't say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

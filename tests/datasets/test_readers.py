@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 import codecs
 import csv
 import gzip

@@ -9,14 +9,13 @@ from conftest import document, example
 from kedro.io.core import DatasetError
 
 from rest_pg.backends.retrievers import Bm25Retriever, RandomRetriever, RecencyRetriever
-from rest_pg.config import ExampleParams, PassageParams, RetrievalParams
+from rest_pg.config import ExampleParams, PassageParams
 from rest_pg.datasets.sources.documents import DocumentsDataset
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.nodes import (
     check_examples,
     create_examples,
     read_documents,
-    retrieve_profiles,
 )
 from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages
 
@@ -249,8 +248,3 @@ def test_jax_is_told_not_to_fill_a_gpu_before_bm25s_asks_it(monkeypatch) -> None
     with pytest.raises(ImportError):
         Bm25Retriever().retrieve([example()], 1)
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-
-
-def test_k_above_the_profile_names_both() -> None:
-    with pytest.raises(ValueError, match=r"retrieval.k=3 is above the 2 documents"):
-        retrieve_profiles([example()], RecencyRetriever(), RetrievalParams(k=3))

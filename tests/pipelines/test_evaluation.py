@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import example
 
-from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.config import Decoding, EvaluationParams, RetrievalParams
 from rest_pg.metrics import is_degenerate, measure_response
 from rest_pg.pipelines.data_ingestion.counts import COLUMNS as COUNTED
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
@@ -183,7 +183,7 @@ def test_measure_log_and_report(tmp_path: Path) -> None:
         results,
         [test],
         [profile],
-        describe_data([test]),
+        describe_data([test], RetrievalParams(k=2)),
         {"paths": 3, "words_median": 20, "copied": 0.125},
         7,
         RunTimes(str(tmp_path)),

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Records become documents: no record disappears uncounted, and ids, texts and dates are compared right."""
 
 import json

@@ -21,6 +21,7 @@ from rest_pg.fields import (
     printable,
     text_of,
 )
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
 from rest_pg.pipelines.data_ingestion.documents import is_forgotten
 from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
@@ -40,8 +41,6 @@ class Task:
     title: tuple[str, ...]
     index: tuple[tuple[str, ...], ...]
     """Fields that a retriever reads, joined."""
-    query_behind: str
-    """The query is what stands behind this in the input; all of it where this is missing."""
 
 
 TASKS: Mapping[str, Task] = {
@@ -50,14 +49,12 @@ TASKS: Mapping[str, Task] = {
         text=("abstract",),
         title=("title",),
         index=(("title",), ("abstract",)),
-        query_behind="items:",
     ),
     "product_review": Task(
         user="reviewerId",
         text=("reviewText",),
         title=("summary",),
         index=(("overall",), ("summary",), ("description",), ("reviewText",)),
-        query_behind="",
     ),
     # some copies spell summary and content as input and output
     "topic_writing": Task(
@@ -65,7 +62,6 @@ TASKS: Mapping[str, Task] = {
         text=("content", "output"),
         title=("summary", "input"),
         index=(("summary", "input"), ("content", "output")),
-        query_behind="",
     ),
     # not LongLaMP's own: examples that another run made of mails, or of any documents
     "email_completion": Task(
@@ -73,7 +69,6 @@ TASKS: Mapping[str, Task] = {
         text=("text",),
         title=("title",),
         index=(("title",), ("text",)),
-        query_behind="",
     ),
 }
 
@@ -269,14 +264,12 @@ def _to_example(
             break
     if not kept:
         return None
-    _, found, behind = request.partition(task.query_behind or "\0")
-    asked = text_of(record.get("query")) or (behind if found and behind.strip() else request)
     return Example(
         example_id=example_id,
         user_id=user,
         split=split,
         input=request,
-        query=asked.strip(),
+        query=build_query(request),
         reference=reference,
         profile=tuple(kept[place] for place in sorted(kept)),
         task=name if mixed else "",

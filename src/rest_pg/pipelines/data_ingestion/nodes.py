@@ -12,14 +12,13 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg.backends.models import import_model
-from rest_pg.backends.protocols import Retriever
 from rest_pg.config import (
     BasePolicyParams,
     ExampleParams,
     LongLampParams,
     PassageParams,
-    RetrievalParams,
 )
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.data_ingestion.documents import REPEATED, gather_documents
 from rest_pg.pipelines.data_ingestion.examples import (
     SPLITS,
@@ -32,7 +31,7 @@ from rest_pg.pipelines.data_ingestion.examples import (
 )
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
-from rest_pg.records import Document, Example, PolicyCheckpoint, Profile, RejectedRecord
+from rest_pg.records import Document, Example, PolicyCheckpoint, RejectedRecord
 
 logger = logging.getLogger(__name__)
 
@@ -111,17 +110,17 @@ def create_examples(
         items = key_items.choose(reference, params.n_key_items)
         if not (reference and (opening or items)):
             continue
-        request = template.render(
+        rendered = template.render(
             title=target.document.title, date=target.document.date, items=items, opening=opening
         )
+        request = " ".join(rendered.split())
         examples.append(
             Example(
                 example_id=target.document.document_id,
                 user_id=target.document.user_id,
                 split=target.split,
-                input=" ".join(request.split()),
-                # only what the request says: the rest of the text isn't known to who asks
-                query=f"{target.document.title or ''} {opening}" if opening else " ".join(items),
+                input=request,
+                query=build_query(request),
                 reference=reference,
                 profile=target.profile,
                 copies_left_out=target.copies_left_out,
@@ -237,22 +236,3 @@ def check_examples(
                 "longlamp": "raise longlamp.max_examples or longlamp.max_reference_words",
             }[group]
             raise ValueError(f"there is no {split} example: bring more documents, or {remedy}")
-
-
-def retrieve_profiles(
-    examples: Sequence[Example], retriever: Retriever, params: RetrievalParams
-) -> list[Profile]:
-    """Find the k documents of each profile that matter for the request (§4.1).
-
-    Raises:
-        ValueError: a profile holds fewer than k documents.
-    """
-    for example in examples:
-        if len(example.profile) < params.k:
-            raise ValueError(
-                f"retrieval.k={params.k} is above the {len(example.profile)} documents in the profile "
-                f"of example {example.example_id}: lower k, or raise examples.min_profile_size to it"
-            )
-    profiles = retriever.retrieve(examples, params.k)
-    logger.info("retrieved %d documents for each of %d examples", params.k, len(profiles))
-    return profiles

@@ -5,13 +5,13 @@ LongLaMP's records are examples already: ``data_format: longlamp`` puts them in 
 
 from kedro.pipeline import Pipeline, node
 
+from rest_pg.method.retrieval import retrieve_profiles
 from rest_pg.pipelines.data_ingestion.counts import count_records
 from rest_pg.pipelines.data_ingestion.nodes import (
     create_examples,
     import_policy,
     read_documents,
     read_examples,
-    retrieve_profiles,
 )
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 
@@ -35,7 +35,12 @@ def create_pipeline(data_format: str) -> Pipeline:
                 "profiles",
                 name="retrieve_profiles",
             ),
-            node(describe_data, "examples", "data_statistics", name="describe_data"),
+            node(
+                describe_data,
+                ["examples", "params:retrieval"],
+                "data_statistics",
+                name="describe_data",
+            ),
             node(import_policy, "params:base_policy", "base_policy", name="import_policy"),
         ]
     )

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from rest_pg.config import RetrievalParams
+from rest_pg.method.retrieval import count_short_profiles
 from rest_pg.pipelines.data_ingestion.examples import SPLITS, is_near_copy
 from rest_pg.records import Example
 from rest_pg.text import count_words
 
 
-def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
+def describe_data(examples: Sequence[Example], retrieval: RetrievalParams) -> pd.DataFrame:
     """Describe each split, and each task in it: one row, with medians and 90th percentiles of sizes and lengths.
 
     ``duplicates`` counts references that occur more than once in the split, and ``near_copies``
     examples whose profile holds most of their reference: both would flatter a system that copies.
-    ``copies_left_out`` counts the documents that would have been such copies.
+    ``copies_left_out`` counts the documents that would have been such copies, and ``short_profiles`` the
+    examples that have fewer documents than are retrieved.
     """
     rows = []
     tasks = sorted({example.task for example in examples})
@@ -35,6 +38,7 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
                 any(is_near_copy(d.text, e.reference) for d in e.profile) for e in own
             ),
             "copies_left_out": sum(e.copies_left_out for e in own),
+            "short_profiles": count_short_profiles(own, retrieval.k),
         }
         sizes = {
             "profile_documents": [len(e.profile) for e in own],

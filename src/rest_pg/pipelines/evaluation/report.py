@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import PackageLoader, StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from plotly.offline import get_plotlyjs
 
 from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
+from rest_pg.reporting.html import render, show_labels_literally
+from rest_pg.reporting.markdown import code_block
 from rest_pg.text import count_words
 from rest_pg.times import RunTimes
 
@@ -92,21 +90,6 @@ def _of(parts: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {name.removeprefix(start): own for name, own in parts.items() if name.startswith(start)}
 
 
-def render(template: str, **values: Any) -> str:
-    """Render a report's template: all text is escaped, and a misspelt field raises."""
-    loader = PackageLoader("rest_pg.pipelines.evaluation", "templates")
-    environment = ImmutableSandboxedEnvironment(
-        loader=loader, autoescape=True, undefined=StrictUndefined
-    )
-    bundled = files("itables").joinpath("html")
-    return environment.get_template(template).render(
-        plotlyjs=get_plotlyjs(),
-        datatables_js=bundled.joinpath("dt_bundle.js").read_text(encoding="utf-8"),
-        datatables_css=bundled.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
-        **values,
-    )
-
-
 def state_result(results: pd.DataFrame) -> str:
     """Say in one sentence what the last iteration gained over SFT on test users.
 
@@ -143,7 +126,7 @@ def describe_run(results: pd.DataFrame) -> str:
         "Does training on its own best samples make a policy write more as its users would?\n\n"
         f"**{state_result(results)}**\n\n"
         f"Held-out {split} users, mean [95% interval over users]:\n\n"
-        f"```\n{results_table(results, split).to_string()}\n```\n\n"
+        f"{code_block(results_table(results, split).to_string())}\n\n"
         "The report and each iteration's samples are among the artifacts."
     )
 
@@ -266,6 +249,7 @@ def style(figure: go.Figure, x: str, y: str) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         template="none",
     )
+    show_labels_literally(figure)
     if x.startswith("EM"):
         figure.update_xaxes(dtick=1)
     return figure

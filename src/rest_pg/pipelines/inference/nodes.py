@@ -10,6 +10,7 @@ from rest_pg.backends.protocols import Generator
 from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.dates import normalize_date
 from rest_pg.fields import identity_of, plain_text
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.self_training.nodes import draw_samples
 from rest_pg.records import Answer, Document, Example, PolicyCheckpoint, Profile, Prompt, Sample
 
@@ -45,7 +46,7 @@ def _example(number: int, request: Mapping[str, Any]) -> Example:
         user_id=user,
         split="test",
         input=text,
-        query=text,
+        query=build_query(text),
         reference="",
         profile=tuple(
             _document(f"request-{number}#{i}", user, found, f"{source}, document {i}")

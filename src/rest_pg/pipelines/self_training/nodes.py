@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Target, Trainer
 from rest_pg.config import (
@@ -15,6 +16,7 @@ from rest_pg.config import (
     ExpectationParams,
     MaximizationParams,
     ResponseFormat,
+    RetrievalParams,
     SelectionParams,
 )
 from rest_pg.pipelines.self_training.selection import keep_any, keep_best
@@ -253,6 +255,7 @@ def maximize(
     trainer: Trainer,
     params: MaximizationParams,
     seed: int,
+    retrieval: RetrievalParams,
     *,
     start: str | None = None,
 ) -> tuple[PolicyCheckpoint, dict[str, float]]:
@@ -269,7 +272,7 @@ def maximize(
         start,
         *(figures[k] for k in ("examples", "prompts", "loss_first", "loss_last")),
     )
-    return next_policy, figures
+    return replace(next_policy, query=retrieval.query), figures
 
 
 def summarize_iteration(

@@ -1,28 +1,20 @@
 """A policy that answers requests outside a run: with its retriever, its prompts and its format.
 
 :class:`Writer` does what the inference pipeline does, by the same functions: the same seed gives the same text.
-:class:`ServedWriter` is the MLflow model around it; ``serving_model.py`` is the file that MLflow keeps, so
-that nothing is pickled. The model needs this package where it is served.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 from kedro.utils import load_obj
 from mlflow.entities import SpanType
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.pyfunc.model import PythonModel
 from pydantic import BaseModel, ConfigDict, Field
 
 from rest_pg.backends.protocols import (
@@ -33,7 +25,6 @@ from rest_pg.backends.protocols import (
     Reward,
     Target,
 )
-from rest_pg.checksums import check_policy
 from rest_pg.config import (
     Decoding,
     EvaluationParams,
@@ -42,7 +33,7 @@ from rest_pg.config import (
     RetrievalParams,
     ServingLimits,
 )
-from rest_pg.pipelines.data_ingestion.nodes import retrieve_profiles
+from rest_pg.method.retrieval import count_short_profiles, retrieve_profiles
 from rest_pg.pipelines.inference.nodes import answer_requests, read_requests, to_answer
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts
 from rest_pg.pipelines.self_training.nodes import sample_seed
@@ -183,7 +174,15 @@ class Writer:
     def _ask(self, requests: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt], list[Profile]]:
         examples = read_requests(requests)
         with self._span("retrieve", SpanType.RETRIEVER, requests) as span:
-            profiles = retrieve_profiles(examples, self._retriever, self._settings.retrieval)
+            params = self._settings.retrieval
+            profiles = retrieve_profiles(examples, self._retriever, params)
+            span.set_attributes(
+                {
+                    "k": params.k,
+                    "query": params.query,
+                    "short_profiles": count_short_profiles(examples, params.k),
+                }
+            )
             span.set_outputs([asdict(profile) for profile in profiles])
         with self._span("prompt", SpanType.PARSER, [e.input for e in examples]) as span:
             prompts, _ = create_prompts(
@@ -247,49 +246,5 @@ class _NoSpan:
     def set_outputs(self, outputs: Any) -> None:
         """Forget them."""
 
-
-class ServedWriter(PythonModel):
-    """The writer as an MLflow model: a table of requests in, a list of answers out."""
-
-    def load_context(self, context: Any) -> None:
-        """Build the writer from the model's own files."""
-        files = {name: Path(path) for name, path in context.artifacts.items()}
-        settings = WriterSettings.model_validate_json(files["settings"].read_text("utf-8"))
-        check_policy(files["policy"])
-        template = files["template"].read_text("utf-8")
-        self._settings = settings
-        self._writer = Writer(PolicyCheckpoint(files["policy"]), template, settings)
-        # the generator has unused memory looked for after each call; what is loaded now stays
-        gc.freeze()
-
-    def predict(
-        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Answer every row: ``user``, ``request`` and ``documents``; ``params`` may hold a seed.
-
-        Raises:
-            MlflowException: a row is malformed or too large, which a server answers with status 400.
-        """
-        with _as_bad_request():
-            answers = self._writer.answer(model_input.to_dict("records"), self._seed(params))
-        return [asdict(answer) for answer in answers]
-
-    def predict_stream(
-        self, context: Any, model_input: Any, params: dict[str, Any] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Answer one request while it is written; see :meth:`Writer.stream`."""
-        request = dict(model_input)
-        with _as_bad_request():
-            yield from self._writer.stream(request, self._seed(params))
-
-    def _seed(self, params: dict[str, Any] | None) -> int:
-        found = (params or {}).get("seed")
-        return self._settings.seed if found is None else int(found)
-
-
-@contextmanager
-def _as_bad_request() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+    def set_attributes(self, attributes: Any) -> None:
+        """Forget them."""
