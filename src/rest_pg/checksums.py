@@ -32,6 +32,7 @@ def put_sealed(
     temporary: Path,
     path: Path,
     *,
+    seal: Path | None = None,
     beside: Mapping[Path, str | None] | None = None,
     known: str | None = None,
     done: Callable[[Path], None] = lambda part: None,
@@ -45,14 +46,16 @@ def put_sealed(
     Args:
         temporary: the new file, on the same filesystem.
         path: where it goes.
+        seal: where its checksum stands, if it isn't beside it: the file is reached by a link.
         beside: further small files and their new texts; without a text, none stays.
         known: the old file's seal; none: what is in its place.
         done: called with each part that has changed, in order.
     """
-    seal = seal_of(path)
+    named = seal or seal_of(path)
+    seal = named.resolve() if named.is_symlink() else named
     if known is None:
         known = _text_of(seal)
-    own = f"{digest_of(temporary)}  {path.name}\n"
+    own = f"{digest_of(temporary)}  {named.name.removesuffix(SEAL)}\n"
     parts = dict(beside or {})
     steps: list[tuple[Path, Path | None]] = []
     sync(temporary)
