@@ -1,14 +1,17 @@
 import contextlib
-import json
 from pathlib import Path
 
 import pytest
 from support.forgetting import Project, Written
 
 from rest_pg.privacy.forget import forget
-from rest_pg.privacy.forgotten import ForgottenUsers
 
-ANN = ["The harbour lies behind seven green hills and a wall.", "Ships.", "1", "ann goes home today"]
+ANN = [
+    "The harbour lies behind seven green hills and a wall.",
+    "Ships.",
+    "1",
+    "ann goes home today",
+]
 BOB = ["We planted an orchard of old apple trees last spring.", "Ships and ann", "12", "line-1"]
 ANNA = ["Anna keeps bees in the garden of the town hall.", "Ship", "11", "true"]
 
@@ -20,7 +23,9 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-def run(project: Project, user: str, *, yes: bool = True, retire: bool = False, env: str | None = None):
+def run(
+    project: Project, user: str, *, yes: bool = True, retire: bool = False, env: str | None = None
+):
     said: list[str] = []
     with contextlib.chdir(project.root):
         done = forget(project.root, user, env, yes=yes, retire=retire, say=said.append)

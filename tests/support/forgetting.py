@@ -227,7 +227,12 @@ class Project:
         ]
         origin = Origin("answer")
         self._records(
-            written.folder, "07_model_output/answers.jsonl", written.version, answers, Answer, origin
+            written.folder,
+            "07_model_output/answers.jsonl",
+            written.version,
+            answers,
+            Answer,
+            origin,
         )
 
     # ---- files ----
@@ -276,7 +281,9 @@ class Project:
         self.tables[path] = (frame, frame["user_id"].tolist())
         return path
 
-    def page(self, folder: str, name: str, text: str, origin: Origin | None, users: set[str]) -> Path:
+    def page(
+        self, folder: str, name: str, text: str, origin: Origin | None, users: set[str]
+    ) -> Path:
         path = self.root / folder / name
         dataset = SealedDataset(filepath=str(path), dataset={"type": "text.TextDataset"})
         dataset.origin = origin
@@ -333,9 +340,7 @@ class Project:
                 assert Origin.from_json(origin_of(path).read_text()) == self.origins[path]
         for path, (frame, owners) in self.tables.items():
             stay = [owner != user for owner in owners]
-            pd.testing.assert_frame_equal(
-                pd.read_parquet(path), frame[stay].reset_index(drop=True)
-            )
+            pd.testing.assert_frame_equal(pd.read_parquet(path), frame[stay].reset_index(drop=True))
             check_seal(path)
         for path, users in self.embeddings.items():
             wanted = [key for key, own in users.items() if own != {user}]
@@ -351,7 +356,9 @@ class Project:
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and path.parent.name != "forgetting" and "forgotten_users" not in path.name
+            if path.is_file()
+            and path.parent.name != "forgetting"
+            and "forgotten_users" not in path.name
         }
 
 

@@ -1,7 +1,6 @@
 """The project's hooks, in the order in which Kedro registers them."""
 
 from rest_pg.hooks.cleanup import EngineHook, SweepHook
-from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.hooks.interrupt import InterruptHook
 from rest_pg.hooks.mlflow_inputs import InputsHook
 from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
@@ -16,7 +15,6 @@ PROJECT_HOOKS = (
     MlflowLastHook(),
     InterruptHook(),
     SweepHook(),
-    ForgetInStoresHook(),
     EngineHook(),
     FreshnessHook(),
     SelectionHook(),

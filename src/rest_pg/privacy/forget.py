@@ -13,10 +13,10 @@ from pathlib import Path
 from rest_pg.privacy.forgotten import ForgottenUsers
 from rest_pg.privacy.identity import Identity, normal
 from rest_pg.privacy.journal import Journal, policies_of, private_files, was_forgotten
-from rest_pg.privacy.lineage import Facts, Lineage
+from rest_pg.privacy.lineage import Lineage
 from rest_pg.privacy.mlflow_traces import Tracking, remove_policy, trackings_of
-from rest_pg.privacy.places import Catalogs, Place, read_catalogs
-from rest_pg.privacy.plan import Finding, Plan, Search, Step, relative
+from rest_pg.privacy.places import Catalogs, Place, read_catalogs, read_tracking
+from rest_pg.privacy.plan import Plan, Search, Step, relative
 from rest_pg.privacy.register import VIZ_EVENTS, Treatment
 from rest_pg.privacy.rows import remove_file, remove_rows
 from rest_pg.privacy.scan import scan
@@ -90,8 +90,8 @@ def _alone(project: Path) -> Iterator[None]:
 def find(project: Path, user: str, env: str | None) -> Found:
     """Find what of a user is in a project's data, and change nothing."""
     identity = Identity(user)
-    catalogs = read_catalogs(project, env)
-    trackings = _trackings(project, catalogs)
+    addresses, troubles = read_tracking(project, env)
+    trackings = trackings_of(project, addresses)
     for tracking in trackings:
         tracking.read()
     runtime: defaultdict[str, set[str]] = defaultdict(set)
@@ -111,19 +111,9 @@ def find(project: Path, user: str, env: str | None) -> Found:
     plan = search.run([*attached, *(f for f in lineage.files if f.place.path == events)])
     for tracking in trackings:
         tracking.plan(identity, search, plan)
-    problems = [*catalogs.problems, *sources.problems, *plan.problems]
+    problems = [*troubles, *catalogs.problems, *sources.problems, *plan.problems]
     problems += [p for tracking in trackings for p in tracking.problems]
     return Found(catalogs, trackings, sources, plan, problems)
-
-
-def _trackings(project: Path, catalogs: Catalogs) -> list[Tracking]:
-    return trackings_of(
-        project,
-        {
-            address: (artifacts, set(catalogs.environments))
-            for address, artifacts in catalogs.tracking.items()
-        },
-    )
 
 
 # ---- showing ----
@@ -324,6 +314,3 @@ def _say_left(project: Path, found: Found, journal: Journal, skipped: list[Path]
         inside,
     )
     _list(say, "\nNot searched:", unread)
-
-
-__all__ = ["Facts", "Finding", "Found", "find", "forget"]

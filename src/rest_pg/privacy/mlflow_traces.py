@@ -76,8 +76,8 @@ class Tracking:
     def read(self) -> None:
         """Read runs and models; what can't be read is a problem, and the rest goes on."""
         database = self.database
-        if database is not None and not database.exists():
-            return
+        if "://" not in self.address or (database is not None and not database.exists()):
+            return  # a directory of an older MLflow's is searched as artifacts are
         try:
             client = self.client
             found = _pages(client.search_experiments, view_type=ViewType.ALL)
@@ -305,6 +305,8 @@ def trackings_of(project: Path, addresses: Mapping[str, tuple[str, set[str]]]) -
         place = urlparse(artifacts)
         local = place.scheme in ("", "file")
         root = project / unquote(place.path if local else "mlartifacts")
+        if "://" not in address:
+            root = project / address.removeprefix("file:")
         store = Tracking(address, project, root, set(environments))
         found.setdefault(store.name, store).environments |= environments
     return list(found.values())

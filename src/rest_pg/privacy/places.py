@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.project import settings
 from omegaconf.resolvers import oc
 
 from rest_pg.checksums import COMPLETE, SEAL
 from rest_pg.datasets.base import ORIGIN
-from rest_pg.object_store import ObjectStore, Root, open_store, roots_of
+from rest_pg.object_store import ObjectStore, open_store, roots_of
 from rest_pg.privacy.register import Treatment, treatment_of
 
 BASE = "base"
@@ -68,8 +68,6 @@ class Catalogs:
     sources: dict[str, Source] = field(default_factory=dict)
     lists: set[Path] = field(default_factory=set)
     """Where the list of forgotten users is kept."""
-    tracking: dict[str, str] = field(default_factory=dict)
-    """MLflow's tracking address, and where its artifacts go, of every environment."""
     problems: list[str] = field(default_factory=list)
     environments: list[str] = field(default_factory=list)
 
@@ -105,7 +103,7 @@ def read_catalogs(
     for name in found.environments:
         for given in _variants(project, name, runtime or {}):
             try:
-                entries, tracking = _entries(project, name, given)
+                entries = _entries(project, name, given)
                 for root in roots_of(entries):
                     if (root.store.prefix, root.path) not in fetched:
                         fetched.add((root.store.prefix, root.path))
@@ -113,7 +111,6 @@ def read_catalogs(
             except Exception as error:  # whatever a configuration or a store may raise
                 found.problems.append(f"the catalog of {name} can't be read: {error}")
                 continue
-            found.tracking |= tracking
             for entry, description in entries.items():
                 _add(found, project, name, entry, description)
     return found
@@ -129,31 +126,48 @@ def _variants(project: Path, env: str, runtime: Mapping[str, set[str]]) -> Itera
         yield from ({name: value} for value in sorted(runtime[name]))
 
 
-def _entries(
-    project: Path, env: str, given: dict[str, str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def read_tracking(
+    project: Path, env: str | None
+) -> tuple[dict[str, tuple[str, set[str]]], list[str]]:
+    """Return MLflow's tracking addresses, with where artifacts go and the environments; and problems."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    problems = []
+    for name in environments_of(project, env):
+        try:
+            mlflow = _loader(project, name, {})["mlflow"]
+        except MissingConfigException:
+            continue
+        except Exception as error:  # whatever a configuration may raise
+            problems.append(f"the configuration of MLflow of {name} can't be read: {error}")
+            continue
+        address = str((mlflow.get("server") or {}).get("mlflow_tracking_uri") or "mlruns")
+        experiment = (mlflow.get("tracking") or {}).get("experiment") or {}
+        create = experiment.get("create_experiment_kwargs") or {}
+        place = str(create.get("artifact_location") or "mlartifacts")
+        found.setdefault(address, (place, set()))[1].add(name)
+    return found, problems
+
+
+def _loader(project: Path, env: str, given: dict[str, str]) -> OmegaConfigLoader:
     arguments = {"custom_resolvers": {"oc.env": oc.env}} | dict(settings.CONFIG_LOADER_ARGS)
     loader = OmegaConfigLoader(
         str(project / settings.CONF_SOURCE), env=env, runtime_params=given, **arguments
     )
-    loader.config_patterns |= {"mlflow": ["mlflow*"]}
+    loader.config_patterns["mlflow"] = ["mlflow*"]
+    return loader
+
+
+def _entries(project: Path, env: str, given: dict[str, str]) -> dict[str, dict[str, Any]]:
+    loader = _loader(project, env, given)
     try:
         credentials = loader["credentials"]
-    except Exception:  # Kedro's MissingConfigException: there are none
+    except MissingConfigException:
         credentials = {}
-    entries = {
+    return {
         name: dict(entry) | _credentials(entry, credentials)
         for name, entry in loader["catalog"].items()
         if isinstance(entry, Mapping) and not name.startswith("_")
     }
-    try:
-        mlflow = loader["mlflow"]
-    except Exception:
-        mlflow = {}
-    address = str((mlflow.get("server") or {}).get("mlflow_tracking_uri") or "mlruns")
-    experiment = (mlflow.get("tracking") or {}).get("experiment") or {}
-    create = experiment.get("create_experiment_kwargs") or {}
-    return entries, {address: str(create.get("artifact_location") or "mlartifacts")}
 
 
 def _credentials(entry: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,6 +248,3 @@ def _versions(path: Path, treatment: Treatment) -> Iterator[Path]:
         yield from (p for p in inside if p.is_file() and not p.parent.name.startswith("."))
     elif path.is_file():
         yield path
-
-
-__all__ = ["Catalogs", "Place", "Root", "Source", "environments_of", "read_catalogs"]
