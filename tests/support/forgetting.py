@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
+from hypothesis import strategies as st
 from kedro.io.core import Version
 
 from rest_pg.backends.embeddings import digest
@@ -18,6 +22,7 @@ from rest_pg.checksums import check_seal, mark_complete
 from rest_pg.datasets import PolicyDataset, RecordsDataset, SealedDataset
 from rest_pg.datasets.base import ORIGIN, origin_of
 from rest_pg.freshness import Origin
+from rest_pg.privacy.forget import forget
 from rest_pg.records import (
     Answer,
     Document,
@@ -33,6 +38,7 @@ from rest_pg.records import (
     SelectedSample,
     TrainingExample,
 )
+from rest_pg.temporary import TEMPORARY
 
 REPOSITORY = Path(__file__).parents[2]
 Owner = str | None
@@ -47,22 +53,17 @@ class Written:
     folder: str = "data"
 
 
-@dataclass
 class Project:
     """A project directory, and the owner of each of its rows."""
 
-    root: Path
-    rows: dict[Path, list[tuple[bytes, Owner]]] = field(default_factory=dict)
-    tables: dict[Path, tuple[pd.DataFrame, list[Owner]]] = field(default_factory=dict)
-    embeddings: dict[Path, dict[str, set[str]]] = field(default_factory=dict)
-    pages: dict[Path, set[str]] = field(default_factory=dict)
-    policies: dict[Path, set[str]] = field(default_factory=dict)
-    origins: dict[Path, Origin] = field(default_factory=dict)
-
     def __init__(self, root: Path, environments: Iterable[str] = ()) -> None:
         self.root = root
-        for name in ("rows", "tables", "embeddings", "pages", "policies", "origins"):
-            setattr(self, name, {})
+        self.rows: dict[Path, list[tuple[bytes, Owner]]] = {}
+        self.tables: dict[Path, tuple[pd.DataFrame, list[Owner]]] = {}
+        self.embeddings: dict[Path, dict[str, set[str]]] = {}
+        self.pages: dict[Path, set[str]] = {}
+        self.policies: dict[Path, set[str]] = {}
+        self.origins: dict[Path, Origin] = {}
         (root / "conf" / "local").mkdir(parents=True)
         (root / "conf" / "base").mkdir()
         for name in ("catalog.yml", "mlflow.yml"):
@@ -235,6 +236,49 @@ class Project:
             origin,
         )
 
+    def shuffle(self, version: str, *, of: str, profile_of: str) -> list[Path]:
+        """Give one example of a user the profile of another, as an experiment does, and go on with it."""
+        name = f"{version}/examples.jsonl"
+        path = self.root / f"data/03_primary/examples.jsonl/{name}"
+        examples = [Example(**json.loads(line)) for line in path.read_text().splitlines()]
+        mine = [e for e in examples if e.user_id == of]
+        other = next(e for e in examples if e.user_id == profile_of)
+        mixed = [replace(mine[0], profile=other.profile), *mine[1:]]
+        origin = self._origin("shuffle", examples=self.origins[path])
+        place = "07_model_output/shuffled_50"
+        made = [self._records("data", f"{place}/examples.jsonl", version, mixed, Example, origin)]
+        drawn = self._origin("sample", shuffled_examples=origin)
+        samples = [
+            Sample(
+                example_id=e.example_id,
+                sample_index=0,
+                text="t",
+                reasoning_path="",
+                response="t",
+                malformed="",
+                finished=True,
+                n_tokens=1,
+            )
+            for e in mixed
+        ]
+        owner = {e.example_id: e.user_id for e in mixed}
+        made.append(
+            self._records("data", f"{place}/samples.jsonl", version, samples, Sample, drawn, owner)
+        )
+        for file in made:
+            self.rows.pop(file)
+        return made
+
+    def copy_to(self, root: Path) -> Project:
+        """Return a copy of the project as it is."""
+        shutil.copytree(self.root, root, symlinks=True)
+        other = Project.__new__(Project)
+        other.root = root
+        for name in ("rows", "tables", "embeddings", "pages", "policies", "origins"):
+            mine = getattr(self, name)
+            setattr(other, name, {root / p.relative_to(self.root): v for p, v in mine.items()})
+        return other
+
     # ---- files ----
 
     def _origin(self, code: str, **inputs: Origin) -> Origin:
@@ -327,11 +371,11 @@ class Project:
 
     # ---- what must hold after a user was forgotten ----
 
-    def check_without(self, user: str) -> None:
-        """Everything of others is as it was, and nothing of the user is left."""
+    def check_without(self, *forgotten: str) -> None:
+        """Everything of others is as it was, and nothing of those users is left."""
         for path, rows in self.rows.items():
             left = path.read_bytes()
-            assert left == b"".join(line for line, owner in rows if owner != user), path
+            assert left == b"".join(line for line, owner in rows if owner not in forgotten), path
             check_seal(path)
             if path in self.origins and len(left) < sum(len(line) for line, _ in rows):
                 renewed = Origin.from_json(origin_of(path).read_text())
@@ -339,15 +383,15 @@ class Project:
             elif path in self.origins:
                 assert Origin.from_json(origin_of(path).read_text()) == self.origins[path]
         for path, (frame, owners) in self.tables.items():
-            stay = [owner != user for owner in owners]
+            stay = [owner not in forgotten for owner in owners]
             pd.testing.assert_frame_equal(pd.read_parquet(path), frame[stay].reset_index(drop=True))
             check_seal(path)
         for path, users in self.embeddings.items():
-            wanted = [key for key, own in users.items() if own != {user}]
+            wanted = [key for key, own in users.items() if not own <= set(forgotten)]
             left = pd.read_parquet(path)["text"].tolist() if path.exists() else []
             assert left == wanted
         for path, users in self.pages.items():
-            assert path.exists() == (user not in users), path
+            assert path.exists() == (not users & set(forgotten)), path
         for path in self.policies:
             assert sorted(p.name for p in path.iterdir() if p.name not in (ORIGIN,)), path
 
@@ -357,6 +401,7 @@ class Project:
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
             if path.is_file()
+            and path.suffix != TEMPORARY  # of the killed process, which is this one and lives
             and path.parent.name != "forgetting"
             and "forgotten_users" not in path.name
         }
@@ -373,3 +418,66 @@ def write_lines(path: Path, *records: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def forget_in(
+    project: Project, user: str, *, yes: bool = True, retire: bool = False, env: str | None = None
+) -> tuple[bool, str]:
+    """Forget a user as the command does; return whether all went well, and what was printed."""
+    said: list[str] = []
+    with contextlib.chdir(project.root):
+        done = forget(project.root, user, env, yes=yes, retire=retire, say=said.append)
+    return done, "\n".join(said)
+
+
+class Killed(BaseException):
+    """The process is dead: nothing it would still do has an effect."""
+
+
+class Deaths:
+    """Counts what changes the disk, and dies at one of those calls."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.calls = step, 0
+
+    def call(self) -> None:
+        self.calls += 1
+        if self.calls >= self.step:
+            raise Killed
+
+
+@contextmanager
+def dying_after(step: int) -> Iterator[Deaths]:
+    """Have the process die instead of its n-th change of the disk; all later ones fail as well."""
+    deaths = Deaths(step)
+
+    def deadly(function: Any) -> Any:
+        def called(*arguments: Any, **named: Any) -> Any:
+            deaths.call()
+            return function(*arguments, **named)
+
+        return called
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("replace", "unlink", "rmdir", "write_text"):
+            patch.setattr(Path, name, deadly(getattr(Path, name)))
+        patch.setattr(shutil, "rmtree", deadly(shutil.rmtree))
+        yield deaths
+
+
+PARTS = ["a", "ann", "anna", "ann b", "1", "11", "0010", "1e3", "true", "line-1", "line", "O'Brien"]
+PARTS += ["Smith", "Smith, John", "名前", "名", "query of a", "-x", "No", "null", "café", "*"]
+LONG = "the harbour lies in front of seven green hills and nobody has ever counted all of the ships"
+
+
+@st.composite
+def projects(draw: st.DrawFn) -> tuple[dict[str, list[str]], str]:
+    """Users whose ids and texts are prefixes, substrings, numbers and single words of each other's."""
+    ids = draw(st.lists(st.sampled_from(PARTS), min_size=2, max_size=5, unique=True))
+    words = st.sampled_from([*PARTS, *LONG.split()])
+    text = st.one_of(
+        st.sampled_from([*PARTS, LONG, LONG[:40], LONG[20:]]),
+        st.lists(words, min_size=1, max_size=14).map(" ".join),
+    )
+    users = {user: draw(st.lists(text, min_size=1, max_size=5)) for user in ids}
+    return users, draw(st.sampled_from(ids))

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from rest_pg.privacy.forgotten import ForgottenUsers
@@ -195,11 +196,12 @@ def _list(say: Say, title: str, lines: list[str]) -> None:
 
 
 def _say_unknown(found: Found, user: str, say: Say) -> bool:
-    users = sorted(found.plan.users | set(map(normal, found.sources.users)))
-    near = ", ".join(users[:5]) + (", …" if len(users) > 5 else "")
+    users = sorted(found.plan.users or set(map(normal, found.sources.users)))
+    shown = get_close_matches(normal(user), users, 5) or users[:5]
+    near = ", ".join(sorted(shown)) + (", …" if len(users) > len(shown) else "")
     say(
         f"{user!r} is no user of these data: no record names them. Ids are compared whole, as they are "
-        f"typed. There are {len(users)} others{f' ({near})' if users else ''}."
+        f"typed. The data have {len(users)} users{f' ({near})' if users else ''}."
     )
     return False
 
@@ -268,7 +270,7 @@ def _do(step: Step, catalogs: Catalogs, stores: dict[str, Tracking]) -> int:
     path = Path(step.path)
     if step.action == "rows":
         place = catalogs.places.get(path) or Place(path, step.entry, Treatment.RECORDS)
-        return remove_rows(place, step.rows, step.origin)
+        return remove_rows(place, step.rows, step.before)
     if step.action == "file":
         return int(remove_file(catalogs.places.get(path) or Place(path, "", Treatment.PAGE)))
     if step.action == "retire":

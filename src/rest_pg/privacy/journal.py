@@ -60,7 +60,7 @@ class Journal:
         for step in plan.steps:
             earlier = known.setdefault((step.action, step.path, step.key), asdict(step))
             earlier["rows"] = sorted({*earlier["rows"], *step.rows})
-            earlier["origin"] = earlier["origin"] or step.origin
+            earlier["before"] = earlier["before"] or step.before
         self.content |= {
             "steps": sorted(known.values(), key=lambda s: (s["order"], s["path"], s["key"])),
             "ids": sorted({*self.content.get("ids", []), *plan.ids}),

@@ -24,10 +24,7 @@ from rest_pg.privacy.register import VIZ_EVENTS, Treatment
 from rest_pg.privacy.rows import (
     DamagedError,
     check_readable,
-    is_damaged,
     read_rows,
-    renew,
-    stored_origin,
     whole_digest,
 )
 from rest_pg.privacy.scan import show_texts
@@ -56,8 +53,8 @@ class Step:
     order: int
     rows: list[str] = field(default_factory=list)
     """Digests of rows, or the ids of what a store holds."""
-    origin: str | None = None
-    """What is said of the file's provenance from then on."""
+    before: str | None = None
+    """What the file was called as an input of others, until now: hashes."""
     entry: str = ""
     environments: list[str] = field(default_factory=list)
     key: str = ""
@@ -288,10 +285,9 @@ class Search:
         if whole is not None and whole in facts.rows:
             self._add_file(facts)
             return
-        origin = stored_origin(place.path)
-        keeps = origin is None or is_damaged(place.path)
-        renewed = None if keeps or origin is None else renew(origin).to_json()
-        self._add("rows", facts, rows=sorted(set(facts.rows)), origin=renewed)
+        # a damaged file stays what it is said to be
+        before = " ".join(facts.digests) if facts.digests and not facts.problem else None
+        self._add("rows", facts, rows=sorted(set(facts.rows)), before=before)
 
     def _shows_texts(self, place: Place) -> bool:
         try:
@@ -372,13 +368,13 @@ class Search:
         action: Action,
         facts: Facts,
         rows: list[str] | None = None,
-        origin: str | None = None,
+        before: str | None = None,
     ) -> None:
         place = facts.place
         # of records, the most derived go first
         depth = len(self._lineage.levels(facts))
         order = 1000 * list(Treatment).index(place.treatment) - depth
-        step = Step(action, str(place.path), order, rows or [], origin, place.entry)
+        step = Step(action, str(place.path), order, rows or [], before, place.entry)
         step.environments = sorted(place.environments)
         self.plan.steps.append(step)
 

@@ -49,7 +49,7 @@ def without_rows(path: Path, digests: Collection[str], temporary: Path) -> int:
     return _WRITERS[path.suffix](path, frozenset(digests), temporary)
 
 
-def remove_rows(place: Place, digests: Collection[str], origin: str | None) -> int:
+def remove_rows(place: Place, digests: Collection[str], before: str | None) -> int:
     """Take rows out of a file, and renew its checksum and its provenance: all or nothing.
 
     A stop at any step leaves the file before or the file after; the same call then does the rest. A file
@@ -59,7 +59,7 @@ def remove_rows(place: Place, digests: Collection[str], origin: str | None) -> i
     Args:
         place: the file.
         digests: of the rows.
-        origin: what is said of the file's provenance from then on.
+        before: what the file was called as an input, until now; none: nothing is said of its provenance.
 
     Returns:
         How many rows were taken out; none is no error.
@@ -70,10 +70,12 @@ def remove_rows(place: Place, digests: Collection[str], origin: str | None) -> i
     temporary = temporary_name(real)
     try:
         removed = without_rows(place.path, digests, temporary)
+        # another provenance first: nobody may take the file for what it was
+        _renew_origin(place, before)
         if removed:
             shutil.copymode(real, temporary)
-            _replace(place, temporary, real, origin)
-        _settle(place, origin)
+            _replace(place, temporary, real)
+        _finish_seal(place)
         return removed
     finally:
         temporary.unlink(missing_ok=True)
@@ -115,13 +117,16 @@ def digests_of(origin: Origin) -> list[str]:
     return [origin.digest, *str(origin.inputs.get(FORGOTTEN, "")).split()]
 
 
-def renew(origin: Origin) -> Origin:
-    """Return the provenance of a file without some rows: another one, which still names the one before."""
-    before = " ".join(digests_of(origin))
-    return Origin(origin.code, origin.parameters, {**origin.inputs, FORGOTTEN: before})
+def _renew_origin(place: Place, before: str | None) -> None:
+    """Say of a file that rows are missing: another provenance, which still names the one before."""
+    origin = None if before is None else stored_origin(place.path)
+    if origin is None or origin.inputs.get(FORGOTTEN) == before:
+        return
+    renewed = Origin(origin.code, origin.parameters, {**origin.inputs, FORGOTTEN: str(before)})
+    _write(place, origin_of(place.path), renewed.to_json())
 
 
-def _replace(place: Place, temporary: Path, real: Path, origin: str | None) -> None:
+def _replace(place: Place, temporary: Path, real: Path) -> None:
     seal = seal_of(place.path)
     if not seal.exists() or is_damaged(place.path):
         temporary.replace(real)
@@ -131,34 +136,25 @@ def _replace(place: Place, temporary: Path, real: Path, origin: str | None) -> N
     if place.store is not None and place.key is not None:
         known = place.store.text(seal_of(place.key)) or ""
     # what stands beside a file is where its link is
-    beside = {origin_of(place.path).resolve(): origin} if origin else {}
-    put_sealed(
-        temporary,
-        real,
-        seal=seal,
-        beside=beside,
-        known=known,
-        done=lambda part: _mirror(place, part),
-    )
+    put_sealed(temporary, real, seal=seal, known=known, done=lambda part: _mirror(place, part))
 
 
-def _settle(place: Place, origin: str | None) -> None:
-    """Finish what an interrupted removal left: the checksum of two files, and no provenance."""
-    seal, said = seal_of(place.path), origin_of(place.path)
-    parts = {}
-    if origin is not None and text_of(said) != origin:
-        parts[said] = origin
+def _finish_seal(place: Place) -> None:
+    """Leave one checksum, where an interrupted removal left those of both files."""
+    seal = seal_of(place.path)
     if len((text_of(seal) or "").splitlines()) > 1 and not is_damaged(place.path):
-        parts[seal] = f"{digest_of(place.path)}  {place.path.name}\n"
-    for part, text in parts.items():
-        temporary = temporary_name(part.resolve())
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            sync(temporary)
-            temporary.replace(part.resolve())
-        finally:
-            temporary.unlink(missing_ok=True)
-        _mirror(place, part)
+        _write(place, seal, f"{digest_of(place.path)}  {place.path.name}\n")
+
+
+def _write(place: Place, part: Path, text: str) -> None:
+    temporary = temporary_name(part.resolve())
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        temporary.replace(part.resolve())
+    finally:
+        temporary.unlink(missing_ok=True)
+    _mirror(place, part)
 
 
 def _mirror(place: Place, part: Path) -> None:
