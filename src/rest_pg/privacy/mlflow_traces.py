@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from rest_pg.checksums import COMPLETE
 from rest_pg.privacy.identity import Identity
 from rest_pg.privacy.lineage import Facts, Lineage
-from rest_pg.privacy.places import Place
+from rest_pg.privacy.places import Place, TrackingSettings
 from rest_pg.privacy.plan import Plan, Search, Step
 from rest_pg.privacy.register import Treatment
 from rest_pg.privacy.signs import decode
@@ -29,6 +29,7 @@ from rest_pg.privacy.signs import decode
 SQLITE = "sqlite:///"
 TABLES = (".json", ".csv", ".parquet")
 PAGES = (".html", ".htm")
+EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 USER_KEYS = ("user_id", "user")
 
 
@@ -51,6 +52,8 @@ class Tracking:
     root: Path
     """Where this project's artifacts go."""
     environments: set[str]
+    names: set[str]
+    """Of this project's experiments, where the store is other projects' too."""
     runs: list[Run] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
@@ -81,12 +84,11 @@ class Tracking:
         try:
             client = self.client
             found = _pages(client.search_experiments, view_type=ViewType.ALL)
-            self.experiments = [e.experiment_id for e in found]
-            self.runs = list(
-                _pages(
-                    client.search_runs, experiment_ids=self.experiments, run_view_type=ViewType.ALL
-                )
-            )
+            shared = database is None or not database.is_relative_to(self.project)
+            ours = (e for e in found if not shared or e.name in self.names)
+            self.experiments = [e.experiment_id for e in ours]
+            every = {"experiment_ids": self.experiments, "run_view_type": ViewType.ALL}
+            self.runs = list(_pages(client.search_runs, **every)) if self.experiments else []
             self.models = list(self._models(client))
         except Exception as error:  # MLflow, SQLAlchemy and servers raise what they like
             self.problems.append(f"{self.name} can't be read: {_first_line(error)}")
@@ -272,9 +274,8 @@ class Tracking:
 
     def _delete_model(self, step: Step) -> int:
         name, _, version = step.key.rpartition("/")
-        known = {
-            str(v.version) for v in self.client.search_model_versions(f"name = '{_quoted(name)}'")
-        }
+        versions = _pages(self.client.search_model_versions)
+        known = {str(v.version) for v in versions if v.name == name}
         if version in known:
             self.client.delete_model_version(name, version)
         remove_policy(Path(step.rows[0]))
@@ -290,25 +291,35 @@ class Tracking:
         return 0
 
 
-def trackings_of(project: Path, addresses: Mapping[str, tuple[str, set[str]]]) -> list[Tracking]:
+def trackings_of(project: Path, said: Mapping[str, TrackingSettings]) -> list[Tracking]:
     """Return the stores that the environments name, and the one that MLflow's own variable does.
+
+    A database within another Kedro project is that project's.
 
     Args:
         project: its directory.
-        addresses: where artifacts go and the environments, by tracking address.
+        said: by tracking address.
     """
-    known = dict(addresses)
+    known = dict(said)
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
-        known.setdefault(given, ("mlartifacts", set().union(*(e for _, e in known.values()))))
+        every = known.values()
+        named = set().union(*(s.experiments for s in every), {os.environ.get(EXPERIMENT, "")})
+        everywhere = set().union(*(s.environments for s in every))
+        known.setdefault(given, TrackingSettings("mlartifacts", named, everywhere))
     found: dict[str, Tracking] = {}
-    for address, (artifacts, environments) in known.items():
-        place = urlparse(artifacts)
+    for address, settings in known.items():
+        place = urlparse(settings.artifacts)
         local = place.scheme in ("", "file")
         root = project / unquote(place.path if local else "mlartifacts")
         if "://" not in address:
             root = project / address.removeprefix("file:")
-        store = Tracking(address, project, root, set(environments))
-        found.setdefault(store.name, store).environments |= environments
+        store = Tracking(address, project, root, set(settings.environments), settings.experiments)
+        database = store.database
+        if database is not None and find_kedro_project(database.parent) not in (None, project):
+            continue
+        known_store = found.setdefault(store.name, store)
+        known_store.environments |= settings.environments
+        known_store.names |= settings.experiments
     return list(found.values())
 
 
@@ -398,10 +409,6 @@ def _pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "''")
 
 
 def _first_line(error: Exception) -> str:

@@ -126,11 +126,18 @@ def _variants(project: Path, env: str, runtime: Mapping[str, set[str]]) -> Itera
         yield from ({name: value} for value in sorted(runtime[name]))
 
 
-def read_tracking(
-    project: Path, env: str | None
-) -> tuple[dict[str, tuple[str, set[str]]], list[str]]:
-    """Return MLflow's tracking addresses, with where artifacts go and the environments; and problems."""
-    found: dict[str, tuple[str, set[str]]] = {}
+@dataclass
+class TrackingSettings:
+    """What the environments say of one tracking store."""
+
+    artifacts: str
+    experiments: set[str] = field(default_factory=set)
+    environments: set[str] = field(default_factory=set)
+
+
+def read_tracking(project: Path, env: str | None) -> tuple[dict[str, TrackingSettings], list[str]]:
+    """Return MLflow's tracking addresses with what is said of each; and what can't be read."""
+    found: dict[str, TrackingSettings] = {}
     problems = []
     for name in environments_of(project, env):
         try:
@@ -144,7 +151,9 @@ def read_tracking(
         experiment = (mlflow.get("tracking") or {}).get("experiment") or {}
         create = experiment.get("create_experiment_kwargs") or {}
         place = str(create.get("artifact_location") or "mlartifacts")
-        found.setdefault(address, (place, set()))[1].add(name)
+        said = found.setdefault(address, TrackingSettings(place))
+        said.environments.add(name)
+        said.experiments |= {str(experiment["name"])} if experiment.get("name") else set()
     return found, problems
 
 
