@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kedro.io.core import DatasetError
 
@@ -19,6 +19,8 @@ SEAL = ".sha256"
 """Behind a file's name: the file with its checksum, as ``sha256sum --check`` reads it."""
 COMPLETE = "complete.json"
 """Written last into a policy's directory: the size and SHA-256 of each of its files."""
+ROWS = "rows.json"
+"""Beside checkpoints: digests of the examples that the training is of, so that a forgotten user's is found."""
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
@@ -190,6 +192,12 @@ def files_of(policy: Path) -> list[str]:
         return [name for name in names if Path(name).name == name]  # and nothing beside the policy
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def example_digest(example: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a training example's id and texts."""
+    content = json.dumps([example[name] for name in ("example_id", "prompt", "completion")])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def policy_fingerprint(policy: PolicyCheckpoint) -> str:

@@ -124,13 +124,14 @@ def _show(project: Path, found: Found, journal: Journal, user: str, retire: bool
     plan = found.plan
     if journal.is_resumed:
         say("An earlier removal was not done to its end; --yes finishes it.\n")
+    steps = sorted(plan.steps, key=lambda s: (s.order, s.path, s.key))
     rows = [
         (
             _what(step),
             relative(step.path, project) if step.action in ("rows", "file") else step.entry,
             _environments(step, found.catalogs),
         )
-        for step in plan.steps
+        for step in steps
         if step.action != "vacuum"
     ]
     if rows:
@@ -158,7 +159,7 @@ HEADER = ("what goes", "where", "environments")
 def _what(step: Step) -> str:
     if step.action == "rows":
         return f"{len(step.rows)} rows"
-    return "the file" if step.action == "file" else f"{len(step.rows)} {step.action}s"
+    return "the file" if step.action == "file" else f"{len(step.rows)} entries"
 
 
 def _environments(step: Step, catalogs: Catalogs) -> str:

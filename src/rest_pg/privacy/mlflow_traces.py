@@ -27,6 +27,7 @@ from rest_pg.privacy.register import Treatment
 from rest_pg.privacy.signs import decode
 
 SQLITE = "sqlite:///"
+LOGGED = "models:/"
 TABLES = (".json", ".csv", ".parquet")
 PAGES = (".html", ".htm")
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
@@ -166,10 +167,9 @@ class Tracking:
 
     def _models(self, client: MlflowClient) -> Iterator[Model]:
         for version in _pages(client.search_model_versions):
-            model_id = getattr(version, "model_id", None)
-            uri = version.source
-            if model_id:
-                uri = client.get_logged_model(model_id).artifact_location
+            uri = str(version.source)
+            if uri.startswith(LOGGED):
+                uri = client.get_logged_model(uri.removeprefix(LOGGED)).artifact_location
             directory = self.local(uri)
             if directory is not None:
                 yield Model(version.name, str(version.version), directory)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rest_pg.backends.embeddings import digest as text_digest
+from rest_pg.checksums import ROWS, example_digest
 from rest_pg.privacy.identity import (
     Identity,
     documents_in,
@@ -95,6 +97,7 @@ class Search:
         self._seen: set[tuple[str, int]] = set()
         self._samples: set[int] = set()
         self._samples_of_others: set[int] = set()
+        self._trained: set[str] = set()
         self.plan = Plan()
         self.only = Signs("")
         """Shingles that no other user wrote."""
@@ -193,6 +196,8 @@ class Search:
             facts.rows.append(row)
         elif verdict == "mixed":
             facts.ambiguous.append(example_of(record) or str(record.get("document_id", "")))
+        if verdict == "own" and {"prompt", "completion"} <= record.keys():
+            self._trained.add(example_digest(record))
         sample = record.get("sample")
         inner = sample if isinstance(sample, Mapping) else record
         if "sample_index" in inner and verdict in ("own", "other"):
@@ -334,15 +339,23 @@ class Search:
             f.rows and f.place.path.name in TRAINING for f in self._lineage.files
         )
         for facts in self._lineage.files:
-            if facts.place.treatment is Treatment.CHECKPOINTS:
-                if trained_anywhere and facts.place.path.is_dir():
-                    self.plan.policies.append(Finding(facts, certain=False))
+            if facts.place.treatment is Treatment.CHECKPOINTS and facts.place.path.is_dir():
+                certain = self._checkpoint_is_of_user(facts.place.path)
             elif facts.is_policy and facts.place.entry != "base_policy":
-                certain = self._trained(facts, set())
-                if certain or (certain is None and trained_anywhere):
-                    self.plan.policies.append(Finding(facts, certain=bool(certain)))
+                certain = self._is_trained_on_user(facts, set())
+            else:
+                continue
+            if certain or (certain is None and trained_anywhere):
+                self.plan.policies.append(Finding(facts, certain=bool(certain)))
 
-    def _trained(self, facts: Facts, seen: set[int]) -> bool | None:
+    def _checkpoint_is_of_user(self, path: Path) -> bool | None:
+        try:
+            digests = json.loads((path.parent / ROWS).read_text(encoding="utf-8"))
+            return not self._trained.isdisjoint(digests)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _is_trained_on_user(self, facts: Facts, seen: set[int]) -> bool | None:
         """Say whether a policy, or one that it started from, was trained on the user; none: unknown."""
         if id(facts) in seen or facts.place.entry == "base_policy":
             return False
@@ -354,7 +367,7 @@ class Search:
         rows = [p for p in parents if not p.is_policy]
         if any(p.rows for p in rows):
             return True
-        known = [self._trained(p, seen) for p in parents if p.is_policy]
+        known = [self._is_trained_on_user(p, seen) for p in parents if p.is_policy]
         if True in known:
             return True
         unclear = not rows or any(p.ambiguous or p.problem for p in rows)

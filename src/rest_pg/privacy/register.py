@@ -91,7 +91,7 @@ ENTRIES: Mapping[str, Treatment] = {
     "plan": T.FIGURES,
     "report": T.PAGE,
     "study_report": T.PAGE,
-    "{card}_card": T.PAGE,
+    "{card}_card": T.FIGURES,
     "{namespace}.samples_table": T.TRACKING,
     "{namespace}.mlflow_metrics": T.TRACKING,
     "seed_{seed}.{system}.iteration_{t}.mlflow_metrics": T.TRACKING,

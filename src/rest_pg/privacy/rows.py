@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _renew_origin(place: Place, before: str | None) -> None:
     origin = None if before is None else stored_origin(place.path)
     if origin is None or origin.inputs.get(FORGOTTEN) == before:
         return
-    renewed = Origin(origin.code, origin.parameters, {**origin.inputs, FORGOTTEN: str(before)})
+    renewed = replace(origin, inputs={**origin.inputs, FORGOTTEN: str(before)})
     _write(place, origin_of(place.path), renewed.to_json())
 
 

@@ -25,6 +25,8 @@ BINARY = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".npz", ".so",
 _TAG = re.compile(r"<[^<>]*>")
 BLOCK = 8 * 2**20
 """Bytes that are decoded at once."""
+OVERLAP = 2000
+"""Bytes that two parts of a file share."""
 NUMBERS = ("metrics", "latest_metrics")
 """Tables of MLflow's that hold no text."""
 
@@ -103,12 +105,14 @@ def _of_text(path: Path) -> Iterator[str]:
         while block := file.read(BLOCK):
             if b"\0" in block[:4096]:
                 return  # no text
-            whole, end, rest_now = (rest + block).rpartition(b"\n")
-            rest = rest_now
-            if end:
-                yield decode(_text(whole))
-        if rest:
-            yield decode(_text(rest))
+            part = rest + block
+            if len(block) < BLOCK:
+                yield decode(_text(part))
+                return
+            end = max(part.rfind(b" "), part.rfind(b"\n")) + 1 or len(part)
+            yield decode(_text(part[:end]))
+            # passages that go on in the next part are seen whole there
+            rest = part[max(end - OVERLAP, 0) :]
 
 
 def _text(content: bytes) -> str:
