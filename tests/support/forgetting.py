@@ -395,6 +395,10 @@ class Project:
         for path in self.policies:
             assert sorted(p.name for p in path.iterdir() if p.name not in (ORIGIN,)), path
 
+    def data(self) -> dict[str, bytes]:
+        """Every file below its data, as :meth:`state` has them."""
+        return {name: content for name, content in self.state().items() if name.startswith("data")}
+
     def state(self) -> dict[str, bytes]:
         """Every file but for the list of forgotten users, journals and receipts."""
         return {

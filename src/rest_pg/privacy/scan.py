@@ -113,6 +113,8 @@ def _of_text(path: Path) -> Iterator[str]:
             yield decode(_text(part[:end]))
             # passages that go on in the next part are seen whole there
             rest = part[max(end - OVERLAP, 0) :]
+        if rest:
+            yield decode(_text(rest))
 
 
 def _text(content: bytes) -> str:
