@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kedro.io.core import DatasetError
 
@@ -19,6 +19,8 @@ SEAL = ".sha256"
 """Behind a file's name: the file with its checksum, as ``sha256sum --check`` reads it."""
 COMPLETE = "complete.json"
 """Written last into a policy's directory: the size and SHA-256 of each of its files."""
+ROWS = "rows.json"
+"""Beside checkpoints: digests of the examples that the training is of, so that a forgotten user's is found."""
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
@@ -32,6 +34,7 @@ def put_sealed(
     temporary: Path,
     path: Path,
     *,
+    seal: Path | None = None,
     beside: Mapping[Path, str | None] | None = None,
     known: str | None = None,
     done: Callable[[Path], None] = lambda part: None,
@@ -45,14 +48,16 @@ def put_sealed(
     Args:
         temporary: the new file, on the same filesystem.
         path: where it goes.
+        seal: where its checksum stands, if it isn't beside it: the file is reached by a link.
         beside: further small files and their new texts; without a text, none stays.
         known: the old file's seal; none: what is in its place.
         done: called with each part that has changed, in order.
     """
-    seal = seal_of(path)
+    named = seal or seal_of(path)
+    seal = named.resolve() if named.is_symlink() else named
     if known is None:
         known = _text_of(seal)
-    own = f"{digest_of(temporary)}  {path.name}\n"
+    own = f"{digest_of(temporary)}  {named.name.removesuffix(SEAL)}\n"
     parts = dict(beside or {})
     steps: list[tuple[Path, Path | None]] = []
     sync(temporary)
@@ -187,6 +192,12 @@ def files_of(policy: Path) -> list[str]:
         return [name for name in names if Path(name).name == name]  # and nothing beside the policy
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def example_digest(example: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a training example's id and texts."""
+    content = json.dumps([example[name] for name in ("example_id", "prompt", "completion")])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def policy_fingerprint(policy: PolicyCheckpoint) -> str:

@@ -1,7 +1,8 @@
-"""The project's own commands, beside Kedro's: ``kedro clean``, ``kedro doctor``, ``kedro lineage``."""
+"""The project's own commands, beside Kedro's: ``kedro clean``, ``kedro doctor``, ``kedro forget``, ``kedro lineage``."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,34 @@ def clean(keep: int, tracking: bool, yes: bool) -> None:
             click.echo(line)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+
+
+@cli.command()
+@click.argument("user")
+@env_option
+@click.option(
+    "--yes", is_flag=True, help="Remove it; without, a table is printed and nothing changed."
+)
+@click.option(
+    "--policies",
+    type=click.Choice(["retire"]),
+    help="retire: delete the policies that were trained on the user, but never the base policy.",
+)
+def forget(user: str, env: str | None, yes: bool, policies: str | None) -> None:
+    """Remove a user's records, and all that was made of them, from the data of every environment.
+
+    USER is the id as the data have it, compared whole; after `--` it may begin with a dash. The exit
+    status is 1 if the user is unknown, or if something is damaged, locked or out of reach.
+    """
+    from rest_pg.privacy.forget import forget as forget_user  # noqa: PLC0415
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    with contextlib.chdir(project):
+        try:
+            done = forget_user(
+                project, user, env, yes=yes, retire=policies == "retire", say=click.echo
+            )
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+    if not done:
+        raise click.exceptions.Exit(1)

@@ -349,15 +349,6 @@ class ShipParams(Params):
     language: str
 
 
-class ForgetParams(Params):
-    """Whom to forget, and where."""
-
-    user_id: str | int | None
-    """As the documents name the user; the command line makes a number of digits."""
-    data: str = "data"
-    """The project's data; everything beside it but code and configuration is searched too."""
-
-
 class CalibrationParams(Params):
     """How the reward is calibrated on users outside the test."""
 

@@ -51,10 +51,6 @@ PLACES = {
 change no result."""
 
 
-PRIVATE = {"forget.user_id"}
-"""Parameters whose values are written nowhere."""
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What made the outputs of one node."""
@@ -124,7 +120,6 @@ def origins_of(
             else:
                 inputs[name] = made[name] if name in made else content_of(catalog.get(name))
         parameters |= {k: _file_digest(v) for k, v in _files(parameters)}
-        parameters |= {k: _digest(str(parameters[k])) for k in PRIVATE & parameters.keys()}
         origin = Origin(code_of(node.func), json.loads(_dump(parameters)), inputs)
         found[node.name] = origin
         made |= dict.fromkeys(node.outputs, origin.digest)

@@ -124,30 +124,11 @@ class Root:
         """Return its address."""
         return self.store.address(self.path)
 
-    def fetch(self) -> dict[str, int]:
-        """Copy the objects of all versions here, but for weights; return when each copy was changed."""
+    def fetch(self) -> None:
+        """Copy the objects of all versions here, but for weights."""
         for path in self.store.below(self.path):
             if not path.endswith(WEIGHTS):
                 self.store.fetch(path, self.store.copy_of(path))
-        return dict(self._copies())
-
-    def put_back(self, before: Mapping[str, int]) -> list[str]:
-        """Put the copies that have changed, and remove the objects whose copies are gone.
-
-        Returns:
-            The addresses of those objects.
-        """
-        now = dict(self._copies())
-        changed = [path for path in before if now.get(path) != before[path]]
-        for path in changed:
-            self.store.put(path)
-        return [self.store.address(path) for path in changed]
-
-    def _copies(self) -> Iterator[tuple[str, int]]:
-        for path in self.store.below(self.path):
-            copy = self.store.copy_of(path)
-            if copy.exists():
-                yield path, copy.stat().st_mtime_ns
 
 
 def roots_of(entries: Any) -> list[Root]:

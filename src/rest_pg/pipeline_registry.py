@@ -16,7 +16,6 @@ from rest_pg.pipelines import (
     data_ingestion,
     evaluation,
     experiments,
-    forget,
     inference,
     plan,
     reasoning_path,
@@ -78,7 +77,6 @@ def _build(parameters: Mapping[str, Any]) -> dict[str, Pipeline]:
         ),
         "calibration": calibration.create_pipeline(),
         "plan": plan.create_pipeline(parameters["data_format"]),
-        "forget": forget.create_pipeline(),
         "inference": inference.create_pipeline(policy),
         "ship": ship.create_pipeline(policy),
     }

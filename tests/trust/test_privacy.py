@@ -164,47 +164,6 @@ def test_a_local_run_opens_no_socket_but_mlflows_file(project: Project, ledger: 
     assert survived, called + done.stdout[-2000:] + done.stderr[-2000:]
 
 
-CANARY = "zanzibarquokka"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not FULL, reason="four runs; tests/pipelines/test_forget.py is the short part")
-def test_a_forgotten_user_is_nowhere_in_the_project(project: Project, ledger: Ledger) -> None:
-    project.clean()
-    project.write_documents(CANARY)
-    try:
-        assert project.kedro().status == 0
-        assert len(hits(project)) > 5
-        run = project.kedro("--pipelines", "forget", "--params", "user_id=user0")
-        assert run.status == 0, run.text
-        assert "was trained on the user: delete it" in run.text or not trained_on(project)
-        left = hits(project)
-        ledger.add("forgotten user looked for in all files", survived=not left, lost=len(left))
-        assert left == []
-        # what is left is whole, and the method goes on with the others
-        again = project.kedro("--only-missing-outputs")
-        assert again.status == 0, again.text
-        assert hits(project) == []
-        unknown = project.kedro("--pipelines", "forget", "--params", "user_id=user0")
-        assert unknown.status != 0
-        assert "user_id='user0' is in no file" in unknown.text
-    finally:
-        project.write_documents()
-        project.clean()
-
-
-def hits(project: Project) -> list[str]:
-    """Every file of the project that holds the user's id or a word that only they use."""
-    wanted = (CANARY.encode(), b"user0")
-    files = [p for p in project.root.rglob("*") if p.is_file() and "src" not in p.parts]
-    return [str(p) for p in files if any(w in p.read_bytes() for w in wanted)]
-
-
-def trained_on(project: Project) -> bool:
-    listed = project.root / "data/08_reporting/policies_to_retrain.csv"
-    return len(listed.read_text().splitlines()) > 1
-
-
 RECORDER = """
 import json
 from rest_pg.backends.resumable import ResumableGenerator

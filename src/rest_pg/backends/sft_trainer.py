@@ -96,13 +96,16 @@ class SharedPromptTrainer:
             preference=params.preference,
         )
         target = self._make_target()
+        checkpoints = self._checkpoints(policy, rows, params, seed)
+        if checkpoints is not None:
+            checkpoints.note_examples(examples)
         training = Training(
             policy=policy,
             rows=rows,
             params=params,
             seed=seed,
             target=target,
-            checkpoints=self._checkpoints(policy, rows, params, seed),
+            checkpoints=checkpoints,
             checkpoint_steps=self._checkpoint_steps,
             share=share,
             bfloat16=self._dtype == "auto" and supports_bfloat16(),

@@ -2,7 +2,6 @@
 
 from rest_pg.hooks.cleanup import EngineHook, FinishedWorkHook, SweepHook
 from rest_pg.hooks.folder_lock import FolderLockHook
-from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.hooks.interrupt import InterruptHook
 from rest_pg.hooks.mlflow_inputs import InputsHook
 from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
@@ -18,7 +17,6 @@ PROJECT_HOOKS = (
     MlflowLastHook(),
     InterruptHook(),
     SweepHook(),
-    ForgetInStoresHook(),
     EngineHook(),
     FinishedWorkHook(),
     FreshnessHook(),
