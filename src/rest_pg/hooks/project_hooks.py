@@ -5,6 +5,7 @@ from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.hooks.interrupt import InterruptHook
 from rest_pg.hooks.mlflow_inputs import InputsHook
 from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
+from rest_pg.hooks.models import ModelsHook
 from rest_pg.hooks.parameters import ParametersHook
 from rest_pg.hooks.provenance import FreshnessHook, LineageHook
 from rest_pg.hooks.selection import SelectionHook
@@ -18,6 +19,7 @@ PROJECT_HOOKS = (
     SweepHook(),
     ForgetInStoresHook(),
     EngineHook(),
+    ModelsHook(),
     FreshnessHook(),
     SelectionHook(),
     ParametersHook(),
