@@ -1,12 +1,13 @@
 """The project's hooks, in the order in which Kedro registers them."""
 
 from rest_pg.hooks.cleanup import EngineHook, SweepHook
+from rest_pg.hooks.directory import DirectoryHook
 from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.hooks.interrupt import InterruptHook
 from rest_pg.hooks.mlflow_inputs import InputsHook
-from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
+from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook, MlflowStoreHook
 from rest_pg.hooks.models import ModelsHook
-from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.parameters import EnvironmentHook, ParametersHook
 from rest_pg.hooks.provenance import FreshnessHook, LineageHook
 from rest_pg.hooks.selection import SelectionHook
 from rest_pg.logs import LogHook
@@ -15,6 +16,7 @@ from rest_pg.usage import UsageHook
 # the last one listed runs first: time is logged before the MLflow run is closed
 PROJECT_HOOKS = (
     MlflowLastHook(),
+    MlflowStoreHook(),
     InterruptHook(),
     SweepHook(),
     ForgetInStoresHook(),
@@ -28,4 +30,6 @@ PROJECT_HOOKS = (
     MlflowRunHook(),
     UsageHook(),
     LogHook(),
+    EnvironmentHook(),
+    DirectoryHook(),
 )
