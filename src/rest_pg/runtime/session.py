@@ -20,8 +20,8 @@ class RunParameters:
 
 
 def project_root() -> Path:
-    """Return the project's directory: the session's, else the one that holds the working directory."""
-    return RunParameters.project or find_kedro_project(Path.cwd()) or Path.cwd()
+    """Return the project that holds the working directory, else the session's, else that directory itself."""
+    return find_kedro_project(Path.cwd()) or RunParameters.project or Path.cwd()
 
 
 def use_project_logging(project: Path) -> None:
