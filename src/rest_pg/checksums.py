@@ -149,18 +149,27 @@ def sync(path: Path) -> None:
 def mark_complete(path: Path) -> None:
     """Write the size and SHA-256 of each file of a policy, synced to disk."""
     files = {}
-    for file in sorted(path.iterdir()):
-        if file.is_file() and file.name != COMPLETE:
-            sync(file)
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": digest_of(file)}
+    for name in _names_below(path):
+        sync(path / name)
+        files[name] = {"bytes": (path / name).stat().st_size, "sha256": digest_of(path / name)}
     with (path / COMPLETE).open("w", encoding="utf-8") as marker:
         json.dump({"files": files}, marker, indent=2)
         marker.flush()
         os.fsync(marker.fileno())
 
 
+def _names_below(path: Path) -> list[str]:
+    """Return the files of a policy, those of its directories too, by their names within it."""
+    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in found if name != COMPLETE)
+
+
 def check_policy(path: Path) -> None:
-    """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte."""
+    """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte, or holds any other file.
+
+    A library may read a file that was added later: a second safetensors file, a template, code. Hidden files,
+    which file managers leave, are read by none.
+    """
     try:
         marker = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
         files = {name: (own["bytes"], own["sha256"]) for name, own in marker["files"].items()}
@@ -170,6 +179,12 @@ def check_policy(path: Path) -> None:
             f"{path} has no readable {COMPLETE}: it was not saved to the end. "
             "Delete it, then run again with --only-missing-outputs."
         ) from error
+    added = [n for n in _names_below(path) if n not in files and not Path(n).name.startswith(".")]
+    if added:
+        raise DatasetError(
+            f"{path} holds {', '.join(added[:3])}{', …' if len(added) > 3 else ''}, which wasn't saved with the "
+            "policy: a model's library might read it. Move it elsewhere."
+        )
     for name, (size, digest) in files.items():
         file = path / name
         found = file.stat() if file.is_file() else None
@@ -189,7 +204,8 @@ def files_of(policy: Path) -> list[str]:
     """Return the names that a policy's marker lists; none if it can't be read, as the check will say."""
     try:
         names = json.loads((policy / COMPLETE).read_text(encoding="utf-8"))["files"]
-        return [name for name in names if Path(name).name == name]  # and nothing beside the policy
+        # and nothing beside the policy
+        return [n for n in names if ".." not in Path(n).parts and not Path(n).is_absolute()]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -359,3 +359,25 @@ class CalibrationParams(Params):
     n_bootstrap: int = Field(ge=100)
     """Bootstrap resamples of users, for the intervals."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+GROUPS: dict[str, type[Params]] = {
+    "passages": PassageParams,
+    "examples": ExampleParams,
+    "longlamp": LongLampParams,
+    "retrieval": RetrievalParams,
+    "prompt": PromptParams,
+    "response_format": ResponseFormat,
+    "direct_response_format": ResponseFormat,
+    "base_policy": BasePolicyParams,
+    "expectation": ExpectationParams,
+    "selection": SelectionParams,
+    "sft": TrainingParams,
+    "maximization": MaximizationParams,
+    "evaluation": EvaluationParams,
+    "plan": PlanParams,
+    "doctor": DoctorParams,
+    "ship": ShipParams,
+    "calibration": CalibrationParams,
+}
+"""The model of each group of parameters: what isn't among its fields is refused at the start of every session."""

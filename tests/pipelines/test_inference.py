@@ -83,7 +83,10 @@ def test_the_same_seed_gives_the_same_answers_beside_whatever_else(
             {"user": "a", "request": "x", "documents": [3]},
             "document 1: expected a text or an object",
         ),
-        ({"user": "a", "request": "x", "documents": [{"text": "\ud800"}]}, "expected valid Unicode"),
+        (
+            {"user": "a", "request": "x", "documents": [{"text": "\ud800"}]},
+            "expected valid Unicode",
+        ),
         ({"unreadable": "no JSON"}, "found where a JSON object should be"),
     ],
 )

@@ -27,6 +27,32 @@ SOURCES = sorted((PROJECT / "src").rglob("*.py"))
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
+# what of transformers, sentence-transformers and vLLM runs a model maker's code, unless told not to
+RUNS_CODE = re.compile(
+    r"(\w+\.)*(Auto\w+\.(from_pretrained|from_config)|kind\.from_pretrained|get_class_from_dynamic_module"
+    r"|SentenceTransformer|SparseEncoder|CrossEncoder|transformers\.pipeline|LLM|\w*EngineArgs)"
+)
+
+
+def may_run_code(called: str) -> bool:
+    return RUNS_CODE.fullmatch(called) is not None
+
+
+def test_calls_that_may_run_code_are_told_from_others() -> None:
+    calls = ("AutoConfig.from_pretrained", "transformers.AutoTokenizer.from_pretrained")
+    calls += ("AutoModelForCausalLM.from_config", "SentenceTransformer", "vllm.LLM", "EngineArgs")
+    assert all(map(may_run_code, calls))
+    others = ("LoraConfig.from_pretrained", "GenerationConfig.from_pretrained", "Pipeline")
+    assert not any(map(may_run_code, others))
+
+
+def test_notebooks_load_no_model_but_through_the_package() -> None:
+    for path in sorted((PROJECT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                assert "from_pretrained" not in "".join(cell["source"]), path
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_our_code_loads_no_pickle_trusts_no_remote_code_and_compiles_no_open_template(
     path: Path,
@@ -48,6 +74,8 @@ def test_our_code_loads_no_pickle_trusts_no_remote_code_and_compiles_no_open_tem
             if called.endswith("Environment"):
                 assert called == "ImmutableSandboxedEnvironment"
                 assert named["undefined"] == "StrictUndefined"
+            if may_run_code(called):
+                assert named.get("trust_remote_code") == "False", f"{path}:{node.lineno} {called}"
             if re.match(r"AutoModel\w*\.from_pretrained", called):
                 assert named.get("use_safetensors") == "True" or "gguf_file" in named
             if called == "SentenceTransformer":

@@ -86,7 +86,10 @@ class SharedPromptTrainer:
         if not examples:
             raise ValueError("there are no training examples: none was selected or written")
         self._check_workers(params)
-        share = unsupported_reason(AutoConfig.from_pretrained(policy.path)) is None
+        share = (
+            unsupported_reason(AutoConfig.from_pretrained(policy.path, trust_remote_code=False))
+            is None
+        )
         check_weights(examples, params, share)
         rows = tokenize_rows(
             load_tokenizer(policy),

@@ -189,7 +189,9 @@ class Examination:
 
     @cached_property
     def _size(self) -> ModelSize:
-        return ModelSize.of(AutoConfig.from_pretrained(self._rehearsal.policy.path))
+        return ModelSize.of(
+            AutoConfig.from_pretrained(self._rehearsal.policy.path, trust_remote_code=False)
+        )
 
     @cached_property
     def _tokenizer(self) -> Any:

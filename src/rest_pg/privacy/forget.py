@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +21,7 @@ from rest_pg.privacy.register import VIZ_EVENTS, Treatment
 from rest_pg.privacy.rows import remove_file, remove_rows
 from rest_pg.privacy.scan import scan
 from rest_pg.privacy.sources import SourcesFound, search_sources
+from rest_pg.storage.lock import FolderLock
 from rest_pg.temporary import sweep_temporary
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,12 @@ def forget(project: Path, user: str, env: str | None, *, yes: bool, retire: bool
 
     Raises:
         ValueError: no user is named, or there is no such environment.
+        FolderInUse: a run writes the data.
     """
     if not user.strip():
         raise ValueError("no user is named: kedro forget USER, with the id as the data have it")
     # a dry run only reads, and needs no lock
-    with _alone(project) if yes else contextlib.nullcontext():
+    with FolderLock(project / "data", "kedro forget") if yes else contextlib.nullcontext():
         if yes:
             sweep_temporary(project / "data")
         journal = Journal.of(project, user)
@@ -79,13 +80,6 @@ def forget(project: Path, user: str, env: str | None, *, yes: bool, retire: bool
             say("\nNothing was changed. Run it again with --yes to remove what the table lists.")
             return not found.problems
         return _carry_out(project, user, found, journal, retire, say)
-
-
-@contextmanager
-def _alone(project: Path) -> Iterator[None]:
-    """Keep pipelines from writing the data folder meanwhile."""
-    # rest_pg.storage.lock.FolderLock(project / "data", "kedro forget") belongs here
-    yield
 
 
 def find(project: Path, user: str, env: str | None) -> Found:
