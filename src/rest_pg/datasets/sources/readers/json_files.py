@@ -83,9 +83,9 @@ def _parse_lines(
             record = _record(_DECODER.decode(text.removeprefix("\ufeff")), columns)
         except (ValueError, RecursionError) as error:
             record = {"unreadable": str(error)}
-        text = line = (
-            ""  # a line may be hundreds of megabytes long, and the record holds it once more
-        )
+        # a line may be hundreds of megabytes long, and the record holds it once more
+        text = ""
+        del line
         yield f"{path}, line {number}", record
 
 
