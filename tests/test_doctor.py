@@ -158,7 +158,7 @@ def test_a_full_disk_is_a_problem(doctor, project, monkeypatch, policies: float)
     status, text = doctor("--no-calibration")
     assert status == 1
     assert ("problem  disk of data/" in text) == (policies > 1)
-    assert "remove old versions (kedro clean)" in text
+    assert "delete old versions below data/06_models" in text
 
 
 def test_little_memory_is_a_problem(doctor, monkeypatch) -> None:

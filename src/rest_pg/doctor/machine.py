@@ -177,7 +177,7 @@ def check_disk(project: Path, policy_bytes: int, n_iterations: int, *, lora: boo
     for subject, (path, needed) in places.items():
         free = shutil.disk_usage(path).free
         found = f"{free / 1e9:.1f} GB free; the run writes about {needed / 1e9:.1f} GB"
-        remedy = "remove old versions (kedro clean), or lower n_iterations"
+        remedy = "delete old versions below data/06_models, or lower n_iterations"
         if subject == "disk of TMPDIR":
             remedy = "set TMPDIR to a larger disk"
         enough = free >= needed
