@@ -43,6 +43,8 @@ class Found:
     sources: SourcesFound
     plan: Plan
     problems: list[str] = field(default_factory=list)
+    places: dict[Path, Place] = field(default_factory=dict)
+    """The files of the catalogs and of the tracking stores."""
 
 
 def forget(project: Path, user: str, env: str | None, *, yes: bool, retire: bool, say: Say) -> bool:
@@ -114,7 +116,8 @@ def find(project: Path, user: str, env: str | None) -> Found:
         tracking.plan(identity, search, plan)
     problems = [*troubles, *catalogs.problems, *sources.problems, *plan.problems]
     problems += [p for tracking in trackings for p in tracking.problems]
-    return Found(catalogs, trackings, sources, plan, problems)
+    places = {facts.place.path: facts.place for facts in lineage.files}
+    return Found(catalogs, trackings, sources, plan, problems, places)
 
 
 # ---- showing ----
@@ -260,22 +263,22 @@ def _do_all(found: Found, journal: Journal, say: Say) -> tuple[int, list[str]]:
     stores = {tracking.address: tracking for tracking in found.trackings}
     for step in journal.steps:
         try:
-            removed += _do(step, found.catalogs, stores)
+            removed += _do(step, found.places, stores)
         except (OSError, ValueError) as error:
             problems.append(f"{step.path}: {error}")
             say(f"  not done: {step.path}: {error}")
     return removed, problems
 
 
-def _do(step: Step, catalogs: Catalogs, stores: dict[str, Tracking]) -> int:
+def _do(step: Step, places: dict[Path, Place], stores: dict[str, Tracking]) -> int:
     path = Path(step.path)
     if step.action == "rows":
-        place = catalogs.places.get(path) or Place(path, step.entry, Treatment.RECORDS)
+        place = places.get(path) or Place(path, step.entry, Treatment.RECORDS)
         return remove_rows(place, step.rows, step.before)
     if step.action == "file":
-        return int(remove_file(catalogs.places.get(path) or Place(path, "", Treatment.PAGE)))
+        return int(remove_file(places.get(path) or Place(path, "", Treatment.PAGE)))
     if step.action == "retire":
-        known = catalogs.places.get(path)
+        known = places.get(path)
         if known is not None and known.store is not None and known.key is not None:
             for name in sorted(known.store.below(known.key), key=lambda n: "complete" not in n):
                 known.store.remove(name)
