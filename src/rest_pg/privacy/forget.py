@@ -17,10 +17,11 @@ from rest_pg.privacy.journal import Journal, policies_of, private_files, was_for
 from rest_pg.privacy.lineage import Lineage
 from rest_pg.privacy.mlflow_traces import Tracking, remove_policy, trackings_of
 from rest_pg.privacy.places import Catalogs, Place, read_catalogs, read_tracking
-from rest_pg.privacy.plan import Plan, Search, Step, relative
+from rest_pg.privacy.plan import Plan, Step
 from rest_pg.privacy.register import VIZ_EVENTS, Treatment
-from rest_pg.privacy.rows import remove_file, remove_rows
+from rest_pg.privacy.removal import remove_file, remove_rows
 from rest_pg.privacy.scan import scan
+from rest_pg.privacy.search import Search
 from rest_pg.privacy.sources import SourcesFound, search_sources
 from rest_pg.temporary import sweep_temporary
 
@@ -320,3 +321,9 @@ def _say_left(project: Path, found: Found, journal: Journal, skipped: list[Path]
         inside,
     )
     _list(say, "\nNot searched:", unread)
+
+
+def relative(path: str | Path, project: Path) -> str:
+    """Return a path as it is printed."""
+    found = Path(path)
+    return str(found.relative_to(project)) if found.is_relative_to(project) else str(found)

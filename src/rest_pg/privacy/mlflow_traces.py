@@ -23,8 +23,9 @@ from rest_pg.object_store import open_store
 from rest_pg.privacy.identity import Identity
 from rest_pg.privacy.lineage import Facts, Lineage
 from rest_pg.privacy.places import Place, TrackingSettings
-from rest_pg.privacy.plan import Plan, Search, Step
+from rest_pg.privacy.plan import Plan, Step
 from rest_pg.privacy.register import Treatment
+from rest_pg.privacy.search import Search
 from rest_pg.privacy.signs import decode
 
 SQLITE = "sqlite:///"

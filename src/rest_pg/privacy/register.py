@@ -111,7 +111,7 @@ ENTRIES: Mapping[str, Treatment] = {
 
 STORES: Mapping[str, str] = {
     "mlflow": "rest_pg.privacy.mlflow_traces: traces, tables, artifacts, parameters, tags, registered models",
-    ".viz": "rest_pg.privacy.plan: events of kedro-viz",
+    ".viz": "rest_pg.privacy.search: events of kedro-viz",
     "objects": "rest_pg.privacy.places: datasets in object stores, through copies of them",
 }
 """What keeps data beside the catalog's own files, and where it is treated."""
