@@ -10,7 +10,7 @@ import pytest
 from support.forgetting import Project, Written, forget_in, write_lines
 
 from rest_pg.checksums import check_seal, example_digest, seal_of
-from rest_pg.privacy import rows as rows_of_files
+from rest_pg.privacy import removal
 from rest_pg.privacy.journal import DIRECTORY
 from rest_pg.privacy.signs import Signs, decode
 
@@ -125,7 +125,7 @@ def test_a_full_disk_loses_nothing_and_the_rest_goes_on(
 ) -> None:
     full = path_of(project, "05_model_input/prompts.jsonl")
     before = full.read_bytes()
-    real = rows_of_files.put_sealed
+    real = removal.put_sealed
 
     def put(temporary: Path, path: Path, **more: object) -> None:
         if path == full:
@@ -133,7 +133,7 @@ def test_a_full_disk_loses_nothing_and_the_rest_goes_on(
         real(temporary, path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rows_of_files, "put_sealed", put)
+        patch.setattr(removal, "put_sealed", put)
         done, said = forget_in(project, "ann")
     assert not done
     assert "No space left on device" in said.split("Not done.")[1]

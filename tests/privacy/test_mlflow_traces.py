@@ -62,6 +62,31 @@ def table_of(project: Project, run_id: str) -> list[str]:
     return [row[0] for row in json.loads(path.read_text())["data"]]
 
 
+def test_a_dry_run_leaves_the_database_as_it_is(project: Project) -> None:
+    log_run(project)
+    before = project.state()
+    done, said = forget_in(project, "ann", yes=False)
+    assert done
+    assert "1 entries" in said
+    assert project.state() == before
+
+
+def test_artifacts_in_an_object_store_are_changed_there(project: Project) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    experiment = mlflow.create_experiment("far", "memory://bucket/artifacts")
+    run = MlflowClient().create_run(experiment)
+    place = f"/bucket/artifacts/{run.info.run_id}/artifacts"
+    table = {"columns": ["user", "response"], "data": [["ann", "x"], ["bob", "y"]]}
+    store.pipe_file(f"{place}/samples/a.json", json.dumps(table).encode())
+    store.pipe_file(f"{place}/a.html", " ".join(ANN).encode())
+    done, said = forget_in(project, "ann")
+    assert done, said
+    assert json.loads(store.cat_file(f"{place}/samples/a.json"))["data"] == [["bob", "y"]]
+    assert not store.exists(f"{place}/a.html")
+
+
 def test_tables_pages_parameters_and_tags_of_runs(project: Project) -> None:
     run_id = log_run(project)
     done, said = forget_in(project, "ann")

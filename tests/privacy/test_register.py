@@ -24,11 +24,6 @@ def test_every_entry_of_every_environment_is_registered(env: str) -> None:
     )
 
 
-def test_every_registered_entry_is_in_a_catalog() -> None:
-    known = set().union(*(entries(env) for env in ENVIRONMENTS))
-    assert ENTRIES.keys() <= known
-
-
 def test_every_store_is_treated_where_the_register_says() -> None:
     import importlib
 

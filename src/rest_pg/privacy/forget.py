@@ -16,10 +16,11 @@ from rest_pg.privacy.journal import Journal, policies_of, private_files, was_for
 from rest_pg.privacy.lineage import Lineage
 from rest_pg.privacy.mlflow_traces import Tracking, remove_policy, trackings_of
 from rest_pg.privacy.places import Catalogs, Place, read_catalogs, read_tracking
-from rest_pg.privacy.plan import Plan, Search, Step, relative
+from rest_pg.privacy.plan import Plan, Step
 from rest_pg.privacy.register import VIZ_EVENTS, Treatment
-from rest_pg.privacy.rows import remove_file, remove_rows
+from rest_pg.privacy.removal import remove_file, remove_rows
 from rest_pg.privacy.scan import scan
+from rest_pg.privacy.search import Search
 from rest_pg.privacy.sources import SourcesFound, search_sources
 from rest_pg.storage.lock import FolderLock
 from rest_pg.temporary import sweep_temporary
@@ -43,6 +44,8 @@ class Found:
     sources: SourcesFound
     plan: Plan
     problems: list[str] = field(default_factory=list)
+    places: dict[Path, Place] = field(default_factory=dict)
+    """The files of the catalogs and of the tracking stores."""
 
 
 def forget(project: Path, user: str, env: str | None, *, yes: bool, retire: bool, say: Say) -> bool:
@@ -108,7 +111,8 @@ def find(project: Path, user: str, env: str | None) -> Found:
         tracking.plan(identity, search, plan)
     problems = [*troubles, *catalogs.problems, *sources.problems, *plan.problems]
     problems += [p for tracking in trackings for p in tracking.problems]
-    return Found(catalogs, trackings, sources, plan, problems)
+    places = {facts.place.path: facts.place for facts in lineage.files}
+    return Found(catalogs, trackings, sources, plan, problems, places)
 
 
 # ---- showing ----
@@ -254,22 +258,22 @@ def _do_all(found: Found, journal: Journal, say: Say) -> tuple[int, list[str]]:
     stores = {tracking.address: tracking for tracking in found.trackings}
     for step in journal.steps:
         try:
-            removed += _do(step, found.catalogs, stores)
+            removed += _do(step, found.places, stores)
         except (OSError, ValueError) as error:
             problems.append(f"{step.path}: {error}")
             say(f"  not done: {step.path}: {error}")
     return removed, problems
 
 
-def _do(step: Step, catalogs: Catalogs, stores: dict[str, Tracking]) -> int:
+def _do(step: Step, places: dict[Path, Place], stores: dict[str, Tracking]) -> int:
     path = Path(step.path)
     if step.action == "rows":
-        place = catalogs.places.get(path) or Place(path, step.entry, Treatment.RECORDS)
+        place = places.get(path) or Place(path, step.entry, Treatment.RECORDS)
         return remove_rows(place, step.rows, step.before)
     if step.action == "file":
-        return int(remove_file(catalogs.places.get(path) or Place(path, "", Treatment.PAGE)))
+        return int(remove_file(places.get(path) or Place(path, "", Treatment.PAGE)))
     if step.action == "retire":
-        known = catalogs.places.get(path)
+        known = places.get(path)
         if known is not None and known.store is not None and known.key is not None:
             for name in sorted(known.store.below(known.key), key=lambda n: "complete" not in n):
                 known.store.remove(name)
@@ -311,3 +315,9 @@ def _say_left(project: Path, found: Found, journal: Journal, skipped: list[Path]
         inside,
     )
     _list(say, "\nNot searched:", unread)
+
+
+def relative(path: str | Path, project: Path) -> str:
+    """Return a path as it is printed."""
+    found = Path(path)
+    return str(found.relative_to(project)) if found.is_relative_to(project) else str(found)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rest_pg.privacy.places import Place
 from rest_pg.privacy.register import Treatment
-from rest_pg.privacy.rows import digests_of, stored_origin
+from rest_pg.privacy.removal import digests_of, stored_origin
 
 Owner = Literal["own", "other", "mixed", "unknown"]
 

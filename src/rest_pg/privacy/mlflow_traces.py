@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -19,11 +19,13 @@ from mlflow.entities import Run, Trace, ViewType
 from mlflow.tracking import MlflowClient
 
 from rest_pg.checksums import COMPLETE
+from rest_pg.object_store import open_store
 from rest_pg.privacy.identity import Identity
 from rest_pg.privacy.lineage import Facts, Lineage
 from rest_pg.privacy.places import Place, TrackingSettings
-from rest_pg.privacy.plan import Plan, Search, Step
+from rest_pg.privacy.plan import Plan, Step
 from rest_pg.privacy.register import Treatment
+from rest_pg.privacy.search import Search
 from rest_pg.privacy.signs import decode
 
 SQLITE = "sqlite:///"
@@ -118,7 +120,33 @@ class Tracking:
                 self._places[path] = run_id or _run_of(path, self.runs)
                 entry = f"MLflow artifact {path.name}"
                 found.append(Place(path, entry, treatment, set(self.environments)))
+        for run in self.runs:
+            try:
+                found += self._remote(run)
+            except Exception as error:  # whatever a store may raise
+                where = run.info.artifact_uri
+                self.problems.append(f"artifacts at {where} can't be read: {_first_line(error)}")
         return found
+
+    def _remote(self, run: Run) -> Iterator[Place]:
+        """Yield copies of a run's tables and pages in an object store (``s3://``)."""
+        uri = run.info.artifact_uri or ""
+        if urlparse(uri).scheme in ("", "file"):
+            return
+        if uri.startswith("mlflow-artifacts:"):
+            raise OSError("they are kept by a server: delete the run's tables and pages there")
+        store, root = open_store(uri, {})
+        assert store is not None
+        for key in store.below(root):
+            treatment = _treatment(PurePosixPath(key).name)
+            if treatment is not None and COMPLETE not in key:
+                copy = store.copy_of(key)
+                store.fetch(key, copy)
+                self._places[copy] = run.info.run_id
+                entry = f"MLflow artifact {copy.name}"
+                yield Place(
+                    copy, entry, treatment, set(self.environments), store, PurePosixPath(key)
+                )
 
     def _roots(self) -> Iterator[tuple[Path, str]]:
         """Yield where artifacts lie: this project's own place, and others that its runs name.
@@ -345,11 +373,15 @@ def _artifact_files(root: Path) -> Iterator[tuple[Path, Treatment]]:
             yield here, Treatment.POLICY
             continue
         for name in sorted(files):
-            suffix = Path(name).suffix
-            if suffix in TABLES:
-                yield here / name, Treatment.FIGURES
-            elif suffix in PAGES or name.endswith("_card.md"):
-                yield here / name, Treatment.PAGE
+            treatment = _treatment(name)
+            if treatment is not None:
+                yield here / name, treatment
+
+
+def _treatment(name: str) -> Treatment | None:
+    """Return what is done with an artifact of this name; none: it shows no user, or is only searched."""
+    suffix = PurePosixPath(name).suffix
+    return Treatment.FIGURES if suffix in TABLES else Treatment.PAGE if suffix in PAGES else None
 
 
 def _run_of(path: Path, runs: Iterable[Run]) -> str:

@@ -41,7 +41,10 @@ ENTRIES: Mapping[str, Treatment] = {
     "raw_documents": T.SOURCE,
     "raw_examples": T.SOURCE,
     "requests": T.SOURCE,
+    "forgotten_users": T.FORGOTTEN,
     "rejected_records": T.RECORDS,
+    "reading_counts": T.FIGURES,
+    "ingestion_counts": T.FIGURES,
     "documents": T.DOCUMENTS,
     "examples": T.EXAMPLES,
     "profiles": T.RECORDS,
@@ -108,7 +111,7 @@ ENTRIES: Mapping[str, Treatment] = {
 
 STORES: Mapping[str, str] = {
     "mlflow": "rest_pg.privacy.mlflow_traces: traces, tables, artifacts, parameters, tags, registered models",
-    ".viz": "rest_pg.privacy.plan: events of kedro-viz",
+    ".viz": "rest_pg.privacy.search: events of kedro-viz",
     "objects": "rest_pg.privacy.places: datasets in object stores, through copies of them",
 }
 """What keeps data beside the catalog's own files, and where it is treated."""
