@@ -76,7 +76,7 @@ def test_a_damaged_zip_file_is_a_bad_record_and_no_end(tmp_path: Path) -> None:
     assert good["text"] == "The first one."
     assert "CRC" in flipped["unreadable"]
     assert flipped["source"].endswith("a.zip, 2.txt")
-    assert "not a zip file: copy or export it again" in none["unreadable"]
+    assert "not a zip file, as its name says: copy or export it again" in none["unreadable"]
 
 
 def test_single_messages_in_directories_html_and_a_bad_date(tmp_path: Path) -> None:

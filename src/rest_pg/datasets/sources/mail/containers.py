@@ -117,6 +117,8 @@ def _read(buffer: Buffer, source: str, name: str, path: Path | None) -> Iterator
     """Read what a file, or an archive's member (without a path), holds."""
     head = buffer[:_HEAD]
     kind = kind_of(head)
+    if kind == "other" and name.lower().endswith(".eml") and _FIELD.match(head.lstrip()):
+        kind = "message"
     if kind == "mbox":
         stem = name.removesuffix(".mbox")
         for number, raw in enumerate(split_mbox(buffer), start=1):
@@ -139,7 +141,8 @@ def _read(buffer: Buffer, source: str, name: str, path: Path | None) -> Iterator
         reason = "an empty file" if kind == "empty" else next(reasons, NO_MAIL)
         damaged = next((e for e in _NAMED if name.lower().endswith(e) and reason is NO_MAIL), None)
         if damaged:
-            problem = f"its name ends in {damaged}, and it is not a {damaged[1:]} file: copy or export it again"
+            kind_of_file = f"{'an' if damaged[1] in 'em' else 'a'} {damaged[1:]} file"
+            problem = f"it is not {kind_of_file}, as its name says: copy or export it again"
             yield Found(source=source, identifier=name, unreadable=problem)
         else:
             yield Found(source=source, identifier=name, skipped=reason)

@@ -21,7 +21,7 @@ from dateutil import parser as dateutil_parser
 
 from rest_pg.datasets.sources.mail.charsets import decode
 from rest_pg.datasets.sources.mail.own_words import own_words
-from rest_pg.datasets.sources.mail.pages import page_text
+from rest_pg.datasets.sources.mail.pages import UnreadableMessageError, page_text
 
 MAX_DEPTH, MAX_PARTS = 50, 1_000
 """Of a message's parts: how deep they may nest, and how many there may be."""
@@ -46,10 +46,6 @@ class _Policy(Compat32):
 
 
 _PARSER = BytesParser(policy=_Policy())
-
-
-class UnreadableMessageError(ValueError):
-    """A message whose text can't be told."""
 
 
 class _EncryptedError(Exception):

@@ -50,7 +50,7 @@ _SENT_FROM = re.compile(
 """The line that a phone adds. Languages are those of mail-parser-reply, and some more."""
 
 _REPLY = EmailMessage(text="", languages=list(MAIL_LANGUAGES)).HEADER_REGEX
-_LIBRARY_CALLS = 200
+_LIBRARY_CALLS = 50
 """At most so many attributions of a text are looked up by the library, whose expressions may take
 milliseconds each; its own languages' are found without it too, if they name an address."""
 _MOST_LINES, _LONGEST = 5, 300
@@ -138,6 +138,8 @@ def _block_end(lines: Sequence[str], start: int, needs_sender: bool = True) -> i
     while number < len(lines) and n_fields < _MOST_FIELDS:
         line = lines[number]
         if kind := _field(line):
+            if kind in fields and kind not in ("sent", "cc"):
+                break
             fields.add(kind)
             end, n_continued, n_fields = number + 1, 0, n_fields + 1
         elif not line:

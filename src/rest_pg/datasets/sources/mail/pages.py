@@ -34,6 +34,10 @@ _NOT_WRITTEN = frozenset(
 )
 
 
+class UnreadableMessageError(ValueError):
+    """A message whose text can't be told."""
+
+
 def page_text(html: str) -> str:
     """Return the text of a page: a line per block, quotations as lines that start with ``>``.
 
@@ -41,12 +45,12 @@ def page_text(html: str) -> str:
     marks, and attributions that it marks, are left out.
 
     Raises:
-        ValueError: the page has more than ``MAX_TAGS`` tags.
+        UnreadableMessageError: the page has more than ``MAX_TAGS`` tags.
     """
     html = _OPEN.sub("&lt;", _NO_ELEMENT.sub("", _COMMENT.sub("", html)))
     n_tags = html.count("<")
     if n_tags > MAX_TAGS:
-        raise ValueError(f"its page has {n_tags} tags, and at most {MAX_TAGS} are read")
+        raise UnreadableMessageError(f"its page has {n_tags} tags, and at most {MAX_TAGS} are read")
     return _Lines(BeautifulSoup(html, "html.parser")).text()
 
 
