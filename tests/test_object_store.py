@@ -256,3 +256,16 @@ def test_who_is_forgotten_is_forgotten_in_the_store(store, tmp_path, monkeypatch
     assert b"harbour" not in left
     assert [d.user_id for v in ("v1", "v2") for d in records(v).load()] == ["bob", "bob"]
     assert not store.exists("/bucket/report.html")
+
+
+def test_a_key_that_leaves_its_place_is_refused(store, tmp_path) -> None:
+    for address in ("memory://bucket/../../x.jsonl", "memory://bucket/a/../b.jsonl"):
+        with pytest.raises(DatasetError, match=r"holds '..'"):
+            open_store(address, {})
+    # to a store a key is any text: somebody may have put one
+    kept, _ = open_store("memory://bucket/a", {})
+    assert kept is not None
+    for key in ("bucket/../../../escaped", "bucket/a/..", "bucket\\..\\escaped"):
+        with pytest.raises(DatasetError, match=r"holds '..'"):
+            kept.copy_of(key)
+    assert kept.copy_of("bucket/a..b/..c").is_relative_to(tmp_path / "data" / ".objects")

@@ -342,7 +342,8 @@ def test_a_run_with_a_model_at_fault_doesnt_start(model, tmp_path) -> None:
     catalog["reward"] = BackendDataset(
         backend=f"{__name__}.NamesAModel", arguments={"model": str(judge)}
     )
-    pipeline = Pipeline([node(lambda p, r: p, ["params:base_policy", "reward"], "x", name="n")])
+    inputs = ["params:base_policy", "reward"]
+    pipeline = Pipeline([node(lambda p, r: p, inputs, "base_policy", name="n")])
     ModelsHook().before_pipeline_run({}, pipeline, catalog)
     cut_to(0.5)(judge)
     with pytest.raises(ValueError, match=r"reward.model: the model .* cut or damaged"):
@@ -351,6 +352,8 @@ def test_a_run_with_a_model_at_fault_doesnt_start(model, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"base_policy.source: the model .* is not there"):
         ModelsHook().before_pipeline_run({}, pipeline, catalog)
     # what was imported already is taken as it is
+    plan = Pipeline([node(lambda p: p, "params:base_policy", "plan", name="n")])
+    ModelsHook().before_pipeline_run({}, plan, catalog)
     catalog["base_policy"] = MemoryDataset(1)
     with pytest.raises(ValueError, match=r"reward.model"):
         ModelsHook().before_pipeline_run({"only_missing_outputs": True}, pipeline, catalog)

@@ -26,10 +26,11 @@ class ModelsHook:
     ) -> None:
         """Raise ``ValueError`` for the first one that can't be used."""
         named = named_models(catalog, sorted(pipeline.inputs()))
+        imports = "base_policy" in pipeline.all_outputs()  # a dry run may plan for another machine
         if run_params.get("only_missing_outputs") and catalog.exists("base_policy"):
-            named.pop(
-                ("base_policy.source", "model"), None
-            )  # it was imported: its source may be gone
+            imports = False  # it was imported: its source may be gone
+        if not imports:
+            named.pop(("base_policy.source", "model"), None)
         own = {key: source for key, source in named.items() if source != EMBEDDED}
         if not own:
             return

@@ -14,6 +14,8 @@ from kedro.io.core import DatasetError
 from kedro.pipeline.pipeline import PipelineError
 from kedro.validation.exceptions import ParameterValidationError
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from yaml import YAMLError
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ TOLD = (
     KedroSessionError,
     MissingConfigException,
     OmegaConfBaseException,
+    YAMLError,
 )
-WRITERS = ("rest_pg", "kedro", "kedro_mlflow", "kedro_datasets", "omegaconf", "pydantic", "mlflow")
+WRITERS = ("rest_pg", "kedro", "kedro_mlflow", "kedro_datasets", "omegaconf", "mlflow")
 """Packages whose raised errors are texts for users."""
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
 """A full disk, and places where nothing may be written."""
@@ -47,6 +50,8 @@ def tell(error: BaseException) -> None:
 def is_told(error: BaseException) -> bool:
     """Whether an error's own text says what to mend: somebody wrote it for that, with a ``raise`` statement."""
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return True
+    if isinstance(error, ValidationError):  # raised by compiled code
         return True
     if not str(error).strip() or not _is_of_kind(error) or not _is_raised(error.__traceback__):
         return False
