@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019\-][^\W_]+)*")
@@ -252,3 +254,10 @@ def copied_share(text: str, source: str, n: int = 8) -> float:
     own = list(ngrams(words(text), n))
     known = set(ngrams(words(source), n))
     return sum(gram in known for gram in own) / len(own) if own else 0.0
+
+
+def text_key(text: str) -> bytes:
+    """Return a digest that is the same for texts that differ in white space, case or Unicode form alone."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    plain = " ".join(unicodedata.normalize("NFC", folded).split())
+    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()

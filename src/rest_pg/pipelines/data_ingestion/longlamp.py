@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rest_pg.config import LongLampParams
-from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
+from rest_pg.pipelines.data_ingestion.copies import is_near_copy
+from rest_pg.pipelines.data_ingestion.examples import random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
 
 SPLIT_NAMES: Mapping[str, Split] = {"train": "train", "val": "validation", "test": "test"}

@@ -6,7 +6,7 @@ LongLaMP's records are examples already: ``data_format: longlamp`` puts them in 
 from kedro.pipeline import Pipeline, node
 
 from rest_pg.pipelines.data_ingestion.nodes import (
-    create_examples,
+    draw_examples,
     import_policy,
     read_documents,
     read_examples,
@@ -50,9 +50,9 @@ def _read_documents() -> Pipeline:
                 name="read_documents",
             ),
             node(
-                create_examples,
+                draw_examples,
                 ["documents", "request_template", "params:examples", "params:seed"],
-                "examples",
+                ["examples", "left_out"],
                 name="create_examples",
             ),
         ]
