@@ -198,7 +198,7 @@ def test_examples_of_mails_are_mixed_in(tmp_path: Path) -> None:
             split=split,
             input=f"Write a mail that begins: Hello {i}.",
             query=f"Hello {i}.",
-            reference="We meet at the pier.",
+            reference=f"We meet at pier {i}.",
             profile=(Document(document_id=f"d{i}", user_id=f"u{i}", text="See you there."),),
         )
         for i, split in enumerate(splits)

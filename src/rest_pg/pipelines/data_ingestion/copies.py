@@ -79,10 +79,13 @@ class SharedTexts:
             if first.setdefault(key, user_id) != user_id:
                 self._shared.add(key)
 
+    def among(self, texts: Iterable[str]) -> set[bytes]:
+        """Return the keys of those texts that several users have."""
+        return self._shared.intersection(map(text_key, texts)) if self._shared else set()
+
     def hold_out(self, texts: Iterable[str]) -> None:
         """Note the texts of a validation or test example: its target, and its profile."""
-        if self._shared:
-            self._held_out |= self._shared.intersection(map(text_key, texts))
+        self._held_out |= self.among(texts)
 
     def stands_held_out(self, text: str) -> bool:
         """Whether the text is shared, and stands in a held-out example."""
@@ -90,23 +93,25 @@ class SharedTexts:
 
 
 def leave_out_shared(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
-    """Take held-out texts that several users have out of given training examples.
+    """Take what held-out examples share with other users' out of given training examples.
 
-    A training example whose reference is such a text is left out, and so is one whose profile holds nothing else.
+    A training example is left out if its reference stands in a held-out example of another user. Documents that are
+    a held-out reference are left out of training profiles. A document may stand in profiles on both sides: there it is
+    read, and never learnt or asked for.
 
     Returns:
         The other examples, in order; and what was left out: ``examples``, and profile ``documents`` of those kept.
     """
     shared = SharedTexts((e.user_id, text) for e in examples for text in _texts(e))
-    for example in examples:
-        if example.split != "train":
-            shared.hold_out(_texts(example))
+    held_out = [example for example in examples if example.split != "train"]
+    asked = shared.among(example.reference for example in held_out)
+    standing = shared.among(text for example in held_out for text in _texts(example))
     kept, counts = [], Counter[str]()
     for example in examples:
         profile = example.profile
-        if example.split == "train":
-            profile = tuple(d for d in profile if not shared.stands_held_out(d.text))
-            if not profile or shared.stands_held_out(example.reference):
+        if example.split == "train" and standing:
+            profile = tuple(d for d in profile if text_key(d.text) not in asked)
+            if not profile or text_key(example.reference) in standing:
                 counts["examples"] += 1
                 continue
         n_left_out = len(example.profile) - len(profile)

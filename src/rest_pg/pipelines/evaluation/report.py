@@ -13,9 +13,16 @@ from jinja2 import PackageLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from plotly.offline import get_plotlyjs
 
-from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
+from rest_pg.pipelines.evaluation.nodes import (
+    BASELINE,
+    count_users,
+    reported_split,
+    results_table,
+    title_of,
+)
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
+from rest_pg.statistics import state_mean, state_too_few
 from rest_pg.times import RunTimes
 
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
@@ -75,6 +82,7 @@ def create_report(
             "examples": len(own),
             "words": fmean([len(e.reference.split()) for e in own] or [0]),
         },
+        too_few=state_too_few(count_users(results, split), split),
         statistics=data_statistics.to_dict("records"),
         paths=reasoning_path_figures,
         seed=seed,
@@ -96,6 +104,7 @@ def render(template: str, **values: Any) -> str:
     bundled = files("itables").joinpath("html")
     return environment.get_template(template).render(
         plotlyjs=get_plotlyjs(),
+        state_mean=state_mean,
         datatables_js=bundled.joinpath("dt_bundle.js").read_text(encoding="utf-8"),
         datatables_css=bundled.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
         **values,
@@ -105,8 +114,7 @@ def render(template: str, **values: Any) -> str:
 def state_result(results: pd.DataFrame) -> str:
     """Say in one sentence what the last iteration gained over SFT on test users.
 
-    "Improves" and "lowers" are said only if the whole interval is on one side of 0, and if there is one: a
-    single user's resamples are all alike.
+    "Improves" and "lowers" are said only if the whole interval is on one side of 0; without one, nothing is said.
     """
     split = reported_split(results)
     rows = results[(results["metric"] == "reward_minus_sft") & (results["split"] == split)]
@@ -115,9 +123,9 @@ def state_result(results: pd.DataFrame) -> str:
         return "No iteration was compared with SFT."
     row = max(rows.itertuples(), key=lambda r: int(str(r.system).rpartition("_")[2]))
     t = str(row.system).rpartition("_")[2]
-    if row.n_users < 2:
-        verb = "can't be told from SFT yet"
-    elif row.ci_low > 0:
+    if too_few := state_too_few(row.n_users, split):
+        return f"{too_few}, and no statement about REST-PG and SFT.".capitalize()
+    if row.ci_low > 0:
         verb = "improves on SFT"
     elif row.ci_high < 0:
         verb = "lowers SFT's reward"
@@ -137,7 +145,7 @@ def describe_run(results: pd.DataFrame) -> str:
     return (
         "Does training on its own best samples make a policy write more as its users would?\n\n"
         f"**{state_result(results)}**\n\n"
-        f"Held-out {split} users, mean [95% interval over users]:\n\n"
+        f"{title_of(results, split).capitalize()}:\n\n"
         f"```\n{results_table(results, split).to_string()}\n```\n\n"
         "The report and each iteration's samples are among the artifacts."
     )

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from rest_pg.pipelines.evaluation.nodes import count_users
 from rest_pg.pipelines.evaluation.reading import browse_examples
 from rest_pg.pipelines.evaluation.report import COLORS, render, style
-from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out
+from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out, title_of_study
 from rest_pg.records import Example, Profile, ScoredSample
+from rest_pg.statistics import state_too_few
 
 PAPER_SYSTEMS = ("sft", "sft_reasoning", "rest_em", "rest_pg")
 PAPER = {
@@ -80,6 +82,7 @@ def create_study_report(
         },
         browse=browse_examples(examples, profiles, samples, seed, system=METHOD, baseline=BASELINE),
         iterations=[],
+        too_few=state_too_few(count_users(study, "test")),
         n_seeds=int(study["n_seeds"].max()),
         seed=seed,
     )
@@ -91,7 +94,7 @@ def describe_study(study: pd.DataFrame, contrasts: pd.DataFrame) -> str:
     answers = "\n".join(f"- {sentence}" for sentence in state_contrasts(contrasts))
     return (
         "Is it the method that gains, or fine-tuning, reasoning or self-training alone?\n\n"
-        f"{answers}\n\nHeld-out test users, mean [95% interval over users and training seeds]:\n\n"
+        f"{answers}\n\n{title_of_study(study).capitalize()}:\n\n"
         f"```\n{lay_out(study, shown).to_string()}\n```"
     )
 
@@ -99,10 +102,14 @@ def describe_study(study: pd.DataFrame, contrasts: pd.DataFrame) -> str:
 def state_contrasts(contrasts: pd.DataFrame) -> list[str]:
     """Say what REST-PG gains over each system, in reward on test users.
 
-    "Improves" and "lowers" are said only if the whole interval is on one side of 0.
+    "Improves" and "lowers" are said only if the whole interval is on one side of 0; without one, nothing is said.
     """
+    rows = _of_test(contrasts, "reward")
+    too_few = state_too_few(count_users(contrasts, "test")) if rows else ""
+    if too_few:
+        return [f"{too_few}, and no statement about REST-PG and other systems.".capitalize()]
     sentences = []
-    for row in _of_test(contrasts, "reward"):
+    for row in rows:
         if row["ci_low"] > 0:
             verb = "improves on"
         elif row["ci_high"] < 0:
