@@ -79,6 +79,12 @@ class SharedTexts:
             if first.setdefault(key, user_id) != user_id:
                 self._shared.add(key)
 
+    def copy(self) -> SharedTexts:
+        """Return the same texts, of which none is held out."""
+        other = SharedTexts(())
+        other._shared = self._shared
+        return other
+
     def among(self, texts: Iterable[str]) -> set[bytes]:
         """Return the keys of those texts that several users have."""
         return self._shared.intersection(map(text_key, texts)) if self._shared else set()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rest_pg.config import ExampleParams
 from rest_pg.pipelines.data_ingestion.copies import SharedTexts, without_copies
-from rest_pg.records import Document, Split
+from rest_pg.records import Document, Example, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -34,16 +34,11 @@ def random_for(*key: object) -> random.Random:
 
 
 def split_users(users: Sequence[str], params: ExampleParams, seed: int) -> dict[str, Split]:
-    """Assign each user to one split, by seed.
+    """Assign each of three users or more to one split, by seed.
 
     Raises:
-        ValueError: there are fewer than three users.
+        ValueError: the shares leave nobody to train on.
     """
-    if len(users) < len(SPLITS):
-        raise ValueError(
-            f"{len(users)} users have enough documents, and the user setting needs 3, one per split:"
-            " bring more users, lower examples.min_profile_size, or set examples.setting=temporal"
-        )
     order = sorted(users, key=lambda user: (random_for(seed, "split", user).random(), user))
     n_test = max(1, round(params.test_share * len(order)))
     n_validation = max(1, round(params.validation_share * len(order)))
@@ -137,15 +132,51 @@ class Draw:
         self.by_user: defaultdict[str, list[Document]] = defaultdict(list)
         for document in documents:
             self.by_user[document.user_id].append(document)
-        self.shared = SharedTexts((d.user_id, d.text) for d in documents)
         self._params, self._seed = params, seed
-        users = [u for u, own in sorted(self.by_user.items()) if _can_be_asked(own, params)]
+        self._texts = SharedTexts((d.user_id, d.text) for d in documents)
+        self.barren: dict[str, tuple[Split, ...]] = {}
+        """Users that had a split, and gave no example."""
+        self._split(self._choose())
+
+    def _choose(self) -> list[str]:
+        params, seed = self._params, self._seed
+        users = [
+            user
+            for user, own in sorted(self.by_user.items())
+            if _can_be_asked(own, params) and user not in self.barren
+        ]
         users = sorted(users, key=lambda user: random_for(seed, "user", user).random())
-        users = sorted(users[: params.max_users])
+        return sorted(users[: params.max_users])
+
+    def _split(self, users: Sequence[str]) -> None:
+        if self._params.setting == "user" and len(users) < len(SPLITS):
+            others = [f"{u!r} ({len(own)})" for u, own in self.by_user.items() if u not in users]
+            raise ValueError(
+                f"{len(users)} users have enough documents of at most {self._params.max_reference_words} words, and "
+                "the user setting needs 3, one per split: bring more users, lower examples.min_profile_size="
+                f"{self._params.min_profile_size}, raise examples.max_reference_words, or set examples.setting="
+                f"temporal. Left out, with their documents: {', '.join(others[:9])}{', …' * (len(others) > 9)}"
+            )
+        self.shared = self._texts.copy()
         self.splits: dict[str, tuple[Split, ...]] = dict.fromkeys(users, SPLITS)
-        if params.setting == "user":
-            splits = split_users(users, params, seed)
+        if self._params.setting == "user":
+            splits = split_users(users, self._params, self._seed)
             self.splits = {user: (splits[user],) for user in users}
+
+    def redraw_without_barren(self, examples: Sequence[Example]) -> bool:
+        """Give the splits to other users if one of them stayed empty and it may help; say whether that was done."""
+        asked = {example.user_id for example in examples}
+        barren = {user: splits for user, splits in self.splits.items() if user not in asked}
+        complete = {example.split for example in examples} == set(SPLITS)
+        if complete or not barren or self._params.setting != "user":
+            return False
+        known, self.barren = self.barren, self.barren | barren
+        users = self._choose()
+        if len(users) < len(SPLITS):
+            self.barren = known
+            return False
+        self._split(users)
+        return True
 
     def targets(self) -> Iterator[Target]:
         """Yield all targets, user by user.
@@ -170,7 +201,7 @@ class Draw:
         texts = None if shared else self.shared
         return any(
             True
-            for split in self.splits[user]
+            for split in self.splits.get(user) or self.barren[user]
             for _ in self._draw(user, split, texts if split == "train" else None)
         )
 

@@ -50,9 +50,10 @@ def _explain(user: str, draw: Draw, params: ExampleParams) -> tuple[str, str]:
     if not any(is_askable(document, params) for document in documents):
         longest = f"examples.max_reference_words={params.max_reference_words}"
         return "every document is too long to be asked for", longest
-    if user not in draw.splits:
+    splits = draw.splits.get(user) or draw.barren.get(user)
+    if not splits:
         return "not drawn", f"examples.max_users={params.max_users}"
-    if not any(params.examples_per_user.get(split, 0) for split in draw.splits[user]):
+    if not any(params.examples_per_user.get(split, 0) for split in splits):
         wanted = f"examples.examples_per_user={params.examples_per_user}"
         return "no examples are wanted of the user's split", wanted
     return _explain_draw(user, draw, params)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg.backends.models import import_model
@@ -104,11 +104,24 @@ def draw_examples(
     Returns:
         What :func:`create_examples` does; and what was left out, by user.
     """
-    draw = Draw(documents, params, seed)
     key_items = KeyItems(documents)
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     template = environment.from_string(request_template)
-    examples = []
+    draw = Draw(documents, params, seed)
+    examples = list(_ask(draw, key_items, template, params))
+    # a user who can't be asked may have a split alone: it goes to another user
+    while draw.redraw_without_barren(examples):
+        examples = list(_ask(draw, key_items, template, params))
+    left_out = list(find_left_out(draw, examples, params))
+    logger.info("%s; left out: %s", _by_split(examples), "; ".join(summarize(left_out)) or "nobody")
+    check_examples(examples, params.setting)
+    return examples, left_out
+
+
+def _ask(
+    draw: Draw, key_items: KeyItems, template: Template, params: ExampleParams
+) -> Iterator[Example]:
+    """Write the request of each target; there is none where nothing of it can be named."""
     for target in draw.targets():
         opening, reference = cut_opening(target.document.text, params.opening_words)
         items = key_items.choose(reference, params.n_key_items)
@@ -117,23 +130,17 @@ def draw_examples(
         request = template.render(
             title=target.document.title, date=target.document.date, items=items, opening=opening
         )
-        examples.append(
-            Example(
-                example_id=target.document.document_id,
-                user_id=target.document.user_id,
-                split=target.split,
-                input=" ".join(request.split()),
-                # only what the request says: the rest of the text isn't known to who asks
-                query=f"{target.document.title or ''} {opening}" if opening else " ".join(items),
-                reference=reference,
-                profile=target.profile,
-                copies_left_out=target.copies_left_out,
-            )
+        yield Example(
+            example_id=target.document.document_id,
+            user_id=target.document.user_id,
+            split=target.split,
+            input=" ".join(request.split()),
+            # only what the request says: the rest of the text isn't known to who asks
+            query=f"{target.document.title or ''} {opening}" if opening else " ".join(items),
+            reference=reference,
+            profile=target.profile,
+            copies_left_out=target.copies_left_out,
         )
-    left_out = list(find_left_out(draw, examples, params))
-    logger.info("%s; left out: %s", _by_split(examples), "; ".join(summarize(left_out)) or "nobody")
-    check_examples(examples, params.setting)
-    return examples, left_out
 
 
 def _by_split(examples: Sequence[Example]) -> str:

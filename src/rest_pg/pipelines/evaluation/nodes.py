@@ -13,7 +13,7 @@ from rest_pg.backends.protocols import Generator
 from rest_pg.backends.rewards import Measures
 from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.metrics import measure_response
-from rest_pg.pipelines.self_training.nodes import draw_samples
+from rest_pg.pipelines.self_training.nodes import check_format, draw_samples
 from rest_pg.records import PolicyCheckpoint, Profile, Prompt, Sample, ScoredSample
 from rest_pg.statistics import held_out_mean, state_mean, state_too_few
 from rest_pg.tracking import to_metric_history
@@ -51,9 +51,17 @@ def sample_held_out(
     response_format: ResponseFormat,
     params: EvaluationParams,
     seed: int,
+    *,
+    fine_tuned: bool = False,
 ) -> tuple[list[Sample], dict[str, float]]:
-    """Draw samples for the held-out prompts, with the same seeds for every system."""
-    return draw_samples(
+    """Draw samples for the held-out prompts, with the same seeds for every system.
+
+    Args and return value are those of :func:`draw_samples`; ``fine_tuned`` says that the policy is policy_0.
+
+    Raises:
+        ValueError: the fine-tuned policy does not keep the format (:func:`check_format`).
+    """
+    samples, figures = draw_samples(
         policy,
         [prompt for prompt in prompts if prompt.split in params.splits],
         generator,
@@ -63,6 +71,9 @@ def sample_held_out(
         seed,
         stage="evaluation",
     )
+    if fine_tuned:
+        check_format(samples, response_format)
+    return samples, figures
 
 
 def measure_samples(

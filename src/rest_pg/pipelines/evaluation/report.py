@@ -124,7 +124,7 @@ def state_result(results: pd.DataFrame) -> str:
     row = max(rows.itertuples(), key=lambda r: int(str(r.system).rpartition("_")[2]))
     t = str(row.system).rpartition("_")[2]
     if too_few := state_too_few(row.n_users, split):
-        return f"{too_few}, and no statement about REST-PG and SFT.".capitalize()
+        return f"F{too_few[1:]}, and no statement about REST-PG and SFT."
     if row.ci_low > 0:
         verb = "improves on SFT"
     elif row.ci_high < 0:

@@ -107,7 +107,7 @@ def state_contrasts(contrasts: pd.DataFrame) -> list[str]:
     rows = _of_test(contrasts, "reward")
     too_few = state_too_few(count_users(contrasts, "test")) if rows else ""
     if too_few:
-        return [f"{too_few}, and no statement about REST-PG and other systems.".capitalize()]
+        return [f"F{too_few[1:]}, and no statement about REST-PG and other systems."]
     sentences = []
     for row in rows:
         if row["ci_low"] > 0:
