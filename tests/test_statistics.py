@@ -2,7 +2,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rest_pg.statistics import bootstrap_mean, holm, paired_t_test
+from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.statistics import (
+    bootstrap_mean,
+    held_out_mean,
+    holm,
+    paired_t_test,
+    state_mean,
+    state_too_few,
+)
+
+PARAMS = EvaluationParams(
+    samples_per_prompt=1,
+    decoding=Decoding(temperature=0.7, top_p=1, max_new_tokens=8),
+    n_bootstrap=200,
+)
 
 
 def test_bootstrap_resamples_users() -> None:
@@ -16,6 +30,17 @@ def test_bootstrap_resamples_users() -> None:
     assert one.ci_low == one.ci_high == 0
     with pytest.raises(ValueError, match="0 values"):
         bootstrap_mean(values[:0], users[:0], n_bootstrap=100, confidence=0.95, seed=1)
+
+
+@pytest.mark.parametrize("n_users", [1, 5, 6])
+def test_an_interval_needs_six_users(n_users: int) -> None:
+    users = np.array([f"u{i}" for i in range(n_users)])
+    found = held_out_mean(np.arange(n_users, dtype=float), users, PARAMS, seed=1)
+    assert found.mean == (n_users - 1) / 2
+    few = n_users < 6
+    assert np.isnan([found.ci_low, found.ci_high]).tolist() == [few, few]
+    assert bool(state_too_few(n_users)) == few
+    assert ("[" in state_mean(found.mean, found.ci_low, found.ci_high)) != few
 
 
 def test_bootstrap_resamples_training_seeds_too() -> None:

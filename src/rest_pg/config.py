@@ -7,6 +7,8 @@ each parameter that has one (arXiv 2501.04167); the defaults of the embedded run
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -124,6 +126,9 @@ class ResponseFormat(Params):
     """The fixed sentence in front of the reasoning path."""
     bridge: str = ""
     """The fixed sentence between reasoning path and response: the separator in parsing."""
+    max_malformed: float = Field(default=0.5, ge=0, le=1)
+    """Share of malformed samples of the fine-tuned policy, above which a run stops: fine-tuning didn't teach the
+    format, and self-training would learn from next to nothing."""
 
     @model_validator(mode="after")
     def _sentences(self) -> ResponseFormat:
@@ -240,6 +245,8 @@ class TrainingParams(Params):
     """The paper trains at most 10,000 steps of 64 and keeps the best checkpoint on validation."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps at most, where epochs would be more (the paper: 10,000)."""
+    min_steps: int = Field(default=1, ge=1)
+    """Optimiser steps at least, where epochs would be fewer: the examples are then read several times over."""
     batch_size: int = Field(ge=1)
     """Prompts per optimiser step (the paper: 64)."""
     learning_rate: float = Field(gt=0)
@@ -257,6 +264,29 @@ class TrainingParams(Params):
     lora: LoraParams | None = None
     preference: PreferenceParams | None = None
     """Learn from pairs of samples; none: from the likelihood of what was kept (the paper)."""
+
+    @model_validator(mode="after")
+    def _order_of_steps(self) -> TrainingParams:
+        if self.max_steps is not None and self.min_steps > self.max_steps:
+            raise ValueError(
+                f"min_steps={self.min_steps} is above max_steps={self.max_steps}: lower min_steps"
+            )
+        return self
+
+    def n_steps(self, n_prompts: int) -> int:
+        """Return the optimiser steps of a training on so many prompts."""
+        steps = self._steps_of_epochs(n_prompts)
+        return min(max(steps, self.min_steps), self.max_steps or sys.maxsize)
+
+    def n_epochs(self, n_prompts: int) -> float:
+        """Return how often a training on so many prompts reads each of them."""
+        steps = self.n_steps(n_prompts)
+        if steps == self._steps_of_epochs(n_prompts) or n_prompts == 0:
+            return self.epochs
+        return steps * self.batch_size / n_prompts
+
+    def _steps_of_epochs(self, n_prompts: int) -> int:
+        return math.ceil(self.epochs * math.ceil(n_prompts / self.batch_size))
 
 
 class MaximizationParams(TrainingParams):

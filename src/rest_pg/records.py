@@ -68,6 +68,18 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A user without an example, or some documents of a user that training leaves out."""
+
+    user_id: str
+    left_out: Literal["user", "documents"]
+    documents: int
+    reason: str
+    parameter: str
+    """The one that decides, with its value; empty if none does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievedDocument:
     """A profile document, with its similarity to the example's query (higher is nearer)."""
 

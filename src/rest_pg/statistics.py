@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from rest_pg.config import EvaluationParams
+
+MIN_USERS = 6
+"""Users that an interval over users needs: resamples of fewer are too much alike to bound anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +22,7 @@ class Estimate:
 
     mean: float
     ci_low: float
+    """NaN where there is no interval, as in ``ci_high``."""
     ci_high: float
     n_users: int
     n_examples: int
@@ -67,6 +74,35 @@ def bootstrap_mean(
         n_users=len(names),
         n_examples=len(values),
     )
+
+
+def held_out_mean(
+    values: NDArray[np.float64], users: NDArray[np.str_], params: EvaluationParams, seed: int
+) -> Estimate:
+    """Estimate a mean that a table reports; there is no interval over fewer than :data:`MIN_USERS` users.
+
+    Every table of held-out users goes through this, so that one place decides. Arguments, shapes and errors are those
+    of :func:`bootstrap_mean`.
+    """
+    estimate = bootstrap_mean(
+        values, users, n_bootstrap=params.n_bootstrap, confidence=params.confidence, seed=seed
+    )
+    if estimate.n_users < MIN_USERS:
+        estimate = replace(estimate, ci_low=math.nan, ci_high=math.nan)
+    return estimate
+
+
+def state_mean(mean: float, ci_low: float, ci_high: float, form: str = "%.4f") -> str:
+    """Write a mean with its interval, if it has one."""
+    stated = form % mean
+    return stated if math.isnan(ci_low) else f"{stated} [{form % ci_low}, {form % ci_high}]"
+
+
+def state_too_few(n_users: int, split: str = "test") -> str:
+    """Say that there is no interval over so few users; empty if there is one."""
+    if n_users >= MIN_USERS:
+        return ""
+    return f"fewer than {MIN_USERS} {split} users ({n_users}): no interval"
 
 
 def paired_t_test(differences: NDArray[np.float64]) -> float:

@@ -6,6 +6,7 @@ a word, with the marks on it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -372,3 +373,10 @@ def copied_share(text: str, source: str, n: int = 8) -> float:
     own = list(ngrams(words(text), n))
     known = set(ngrams(words(source), n))
     return sum(gram in known for gram in own) / len(own) if own else 0.0
+
+
+def text_key(text: str) -> bytes:
+    """Return a digest that is the same for texts that differ in white space, case or Unicode form alone."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    plain = " ".join(unicodedata.normalize("NFC", folded).split())
+    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()

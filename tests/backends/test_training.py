@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import MODEL_TYPES, build_policy
 from datasets import Dataset
+from kedro.config import OmegaConfigLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -144,6 +145,57 @@ def test_what_was_cut_off_has_no_end_token(policy) -> None:
         row["completions"][1]
         == tokenizer(cut_off.completion).input_ids[-len(row["completions"][1]) :]
     )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "steps", "epochs"),
+    [
+        pytest.param({}, 14, 2.0, id="epochs"),
+        pytest.param({"min_steps": 14}, 14, 2.0, id="reached"),
+        pytest.param({"min_steps": 36}, 36, 36 * 3 / 20, id="raised"),
+        pytest.param({"max_steps": 5}, 5, 5 * 3 / 20, id="cut"),
+        pytest.param({"min_steps": 5, "max_steps": 5}, 5, 5 * 3 / 20, id="both"),
+    ],
+)
+def test_steps_are_those_of_the_epochs_within_bounds(
+    bounds: dict[str, int], steps: int, epochs: float
+) -> None:
+    # 20 prompts, three a step: 7 steps an epoch
+    params = TrainingParams(epochs=2, batch_size=3, learning_rate=1e-2, max_tokens=64, **bounds)
+    assert params.n_steps(20) == steps
+    assert params.n_epochs(20) == pytest.approx(epochs)
+
+
+def test_steps_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_steps=6 is above max_steps=5: lower min_steps"):
+        TrainingParams(
+            epochs=1, batch_size=1, learning_rate=1e-2, max_tokens=64, min_steps=6, max_steps=5
+        )
+
+
+@pytest.mark.parametrize(
+    ("env", "n_examples", "steps"),
+    [
+        pytest.param("base", 78, 78, id="default"),
+        pytest.param("tests", 17, 27, id="tests"),
+        # six users of eight documents
+        pytest.param("own", 9, 36, id="small"),
+    ],
+)
+def test_few_examples_are_read_several_times(env: str, n_examples: int, steps: int) -> None:
+    loader = OmegaConfigLoader(
+        str(Path(__file__).parents[2] / "conf"),
+        base_env="base",
+        default_run_env=env,
+        merge_strategy={"parameters": "soft"},
+    )
+    assert TrainingParams(**loader["parameters"]["sft"]).n_steps(n_examples) == steps
+
+
+def test_few_examples_are_trained_on_until_the_least_number_of_steps(policy) -> None:
+    params = PARAMS.model_copy(update={"epochs": 1, "min_steps": 5})
+    _, figures = SharedPromptTrainer().train(policy, EXAMPLES, params, seed=3)
+    assert figures["steps"] == 5  # two prompts make up a step
 
 
 def test_no_example_is_an_error(policy) -> None:

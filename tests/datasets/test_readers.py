@@ -421,7 +421,7 @@ def test_folders_of_all_kinds(tmp_path: Path) -> None:
         "bob/d.text": ("bob", "Vier.", "d"),
         "eve/e.txt": ("eve", "Five.", "e"),
     }
-    left_out = {r["id"]: r["left_out"] for r in found if "left_out" in r}
+    left_out = {r["id"]: r["skipped"] for r in found if "skipped" in r}
     assert left_out == {
         ".obsidian": "hidden folder",
         "__MACOSX": "hidden folder",

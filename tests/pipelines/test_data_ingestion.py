@@ -1,6 +1,12 @@
+import itertools
 import json
 import os
+import random
 import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +21,13 @@ from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.nodes import (
     check_examples,
     create_examples,
+    draw_examples,
     read_documents,
 )
 from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages
+from rest_pg.pipelines.data_ingestion.statistics import describe_data
+from rest_pg.records import Document, Example
+from rest_pg.text import text_key
 
 PASSAGES = PassageParams(min_words=3, max_words=6)
 REQUEST = (
@@ -181,6 +191,187 @@ def test_temporal_setting_holds_out_the_latest() -> None:
     last = {s: max(date[e.example_id] for e in examples if e.split == s) for s in ("train", "test")}
     first_test = min(date[e.example_id] for e in examples if e.split == "test")
     assert last["train"] < first_test
+
+
+def many_documents(n_users: int) -> list[Document]:
+    """Users of eight documents of 30 words, from a vocabulary whose words are used as often as in real texts."""
+    generator = random.Random(1)
+    vocabulary = ["".join(letters) for letters in itertools.product("abcdefgh", repeat=4)]
+    weights = [1 / rank for rank in range(1, len(vocabulary) + 1)]
+    return [
+        document(n, " ".join(generator.choices(vocabulary, weights, k=30)), user=f"u{user}")
+        for user in range(n_users)
+        for n in range(8)
+    ]
+
+
+def count_calls(function: Callable[[], object]) -> int:
+    """Count the calls of Python and C functions that one call makes."""
+    calls = Counter[str]()
+
+    def count(frame: object, event: str, argument: object) -> None:
+        calls[event] += 1
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls["call"] + calls["c_call"]
+
+
+@pytest.mark.parametrize("setting", ["user", "temporal"])
+def test_work_grows_with_users_and_not_with_their_square(setting: str) -> None:
+    params = example_params(setting=setting)
+    calls = []
+    for n_users in (20, 80):
+        documents = [
+            replace(d, date=f"19{i % 8:02}") for i, d in enumerate(many_documents(n_users))
+        ]
+        examples = create_examples(documents, REQUEST, params, seed=1)
+        calls.append(
+            count_calls(lambda d=documents: create_examples(d, REQUEST, params, seed=1))
+            + count_calls(lambda e=examples: describe_data(e))
+        )
+    # four times the users: the square would be sixteen times the calls
+    assert calls[1] < 5 * calls[0]
+
+
+def test_key_items_look_up_the_words_of_the_text_alone() -> None:
+    """Going over all users' words for each target took hours for 20,000 users."""
+
+    class Looked(Counter[str]):
+        n = 0
+
+        def __getitem__(self, word: str) -> int:
+            self.n += 1
+            return super().__getitem__(word)
+
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("all words are gone over")
+
+        values = items = keys = __iter__  # type: ignore[assignment]
+
+    key_items = KeyItems(many_documents(20))
+    expected = key_items.choose("aaaa aaab zebra", 2)
+    looked = key_items._users = Looked(key_items._users)
+    assert key_items.choose("aaaa aaab zebra", 2) == expected
+    assert looked.n == 3
+
+
+def same_texts() -> list[Document]:
+    """Six users of eight documents, three of which all of them have, in spellings of their own."""
+    topics = ["harbour", "railway", "forest", "school", "army"]
+    cafe = "the caf\u00e9 by the harbour is open part one again"
+    spellings = [
+        cafe,
+        cafe.upper(),
+        cafe.replace(" ", "  "),
+        unicodedata.normalize("NFD", cafe),
+        f" {cafe}\n",
+        cafe.title(),
+    ]
+    documents = []
+    for user, spelling in zip(("ann", "bob", "cid", "dan", "eve", "fay"), spellings, strict=True):
+        texts = [spelling, "we all wrote about railway news", "school is out says the army news"]
+        texts += [f"{user} wrote of {topic} part {topic} again" for topic in topics]
+        documents += [
+            document(n, text, user=user, date=f"19{(n * 3) % 8:02}") for n, text in enumerate(texts)
+        ]
+    return documents
+
+
+def standing(examples: Sequence[Example], documents: Sequence[Document], split: str) -> set[bytes]:
+    """Return the texts that stand in a split's examples: their targets, whole, and their profiles."""
+    text_of = {d.document_id: d.text for d in documents}
+    return {
+        text_key(text)
+        for e in examples
+        if (e.split == "train") == (split == "train")
+        for text in (text_of[e.example_id], *(d.text for d in e.profile))
+    }
+
+
+@pytest.mark.parametrize("setting", ["user", "temporal"])
+@pytest.mark.parametrize("opening_words", [0, 3])
+def test_a_text_of_several_users_stands_on_one_side(setting: str, opening_words: int) -> None:
+    documents = same_texts()
+    users_of: dict[bytes, set[str]] = {}
+    for d in documents:
+        users_of.setdefault(text_key(d.text), set()).add(d.user_id)
+    shared = {key for key, users in users_of.items() if len(users) > 1}
+    assert len(shared) == 3
+    params = example_params(setting=setting, opening_words=opening_words)
+    n_held_out = 0
+    for seed in range(8):
+        examples, left_out = draw_examples(documents, REQUEST, params, seed)
+        held_out = shared & standing(examples, documents, "held out")
+        assert not held_out & standing(examples, documents, "train")
+        n_held_out += len(held_out)
+        # each training user has each of them
+        told = {row.user_id: row.documents for row in left_out if row.left_out == "documents"}
+        trained = {e.user_id for e in examples if e.split == "train"}
+        assert told == (dict.fromkeys(trained, len(held_out)) if held_out else {})
+    assert n_held_out > 0
+
+
+def test_texts_of_one_user_are_left_alone() -> None:
+    """Two users' texts, several times each: none is in two users' hands, and nothing is left out."""
+    _, left_out = draw_examples(corpus(), REQUEST, example_params(), seed=5)
+    assert left_out == []
+
+
+def test_each_user_without_examples_is_named_with_the_parameter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    long = "harbour ships railway " * 20
+    documents = [
+        *corpus(),
+        *(document(n, f"gus wrote of railway trains part {n}", user="gus") for n in range(2)),
+        *(document(n, f"{long} {n}", user="\u540d\u524d") for n in range(5)),
+        # each holds the others: no profile is left
+        *(
+            document(n, "ida wrote of harbour ships and railway trains here", user="ida")
+            for n in range(4)
+        ),
+        *(document(n, f"zzyzx{n} qwfpg{n} arstd{n} gmnei{n}", user="kit") for n in range(4)),
+    ]
+    with caplog.at_level("INFO"):
+        examples, left_out = draw_examples(documents, REQUEST, example_params(), seed=5)
+    found = {row.user_id: (row.reason, row.parameter, row.documents) for row in left_out}
+    assert found == {
+        "gus": ("too few documents", "examples.min_profile_size=2", 2),
+        "\u540d\u524d": (
+            "every document is too long to be asked for",
+            "examples.max_reference_words=50",
+            5,
+        ),
+        "ida": (
+            "too few documents that are no copies of a target",
+            "examples.min_profile_size=2",
+            4,
+        ),
+        "kit": ("no words to ask by that other users have too", "examples.opening_words=0", 4),
+    }
+    assert not {e.user_id for e in examples} & found.keys()
+    assert "1 user left out: too few documents (examples.min_profile_size=2): 'gus'" in caplog.text
+    drawn, left_out = draw_examples(documents, REQUEST, example_params(max_users=4), seed=5)
+    reasons = Counter(row.parameter for row in left_out)
+    assert reasons["examples.max_users=4"] + len({e.user_id for e in drawn}) >= 5
+    assert len({row.user_id for row in left_out} | {e.user_id for e in drawn}) == 9
+
+
+def test_a_user_who_cannot_be_asked_leaves_the_split_to_another() -> None:
+    documents = [
+        *corpus(),
+        *(document(n, f"zzyzx{n} qwfpg{n} arstd{n} gmnei{n}", user="kit") for n in range(4)),
+    ]
+    for seed in range(8):
+        examples, left_out = draw_examples(documents, REQUEST, example_params(), seed)
+        assert {e.split for e in examples} == {"train", "validation", "test"}
+        assert [(row.user_id, row.parameter) for row in left_out] == [
+            ("kit", "examples.opening_words=0")
+        ]
 
 
 def test_temporal_setting_needs_dates() -> None:

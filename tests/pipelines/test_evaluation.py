@@ -85,7 +85,7 @@ def test_loops_are_found() -> None:
 
 
 def test_results_pair_each_system_with_sft() -> None:
-    sft, later = [0.1, 0.5, 0.2, 0.9], [0.2, 0.6, 0.3, 1.0]
+    sft, later = [0.1, 0.5, 0.2, 0.9] * 3, [0.2, 0.6, 0.3, 1.0] * 3
     results = create_results(PARAMS, 7, base=table(sft), sft=table(sft), iteration_1=table(later))
     assert list(results.columns) == COLUMNS
     rows = results.set_index(["system", "metric"])
@@ -96,7 +96,7 @@ def test_results_pair_each_system_with_sft() -> None:
     assert ("sft", "reward_minus_sft") not in rows.index
     again = create_results(PARAMS, 7, base=table(sft), sft=table(sft), iteration_1=table(later))
     pd.testing.assert_frame_equal(results, again)
-    assert "improves on SFT on 2 held-out users: +0.1000" in state_result(results)
+    assert "improves on SFT on 6 held-out users: +0.1000" in state_result(results)
 
 
 def test_mixed_tasks_have_results_of_their_own() -> None:
@@ -110,14 +110,32 @@ def test_mixed_tasks_have_results_of_their_own() -> None:
 
 def test_improvement_is_not_claimed_across_zero() -> None:
     results = create_results(
-        PARAMS, 7, sft=table([0.1, 0.5, 0.2, 0.9]), iteration_1=table([0.4, 0.6, 0.1, 0.7])
+        PARAMS, 7, sft=table([0.1, 0.5, 0.2, 0.9] * 3), iteration_1=table([0.4, 0.6, 0.1, 0.7] * 3)
     )
     assert "no certain difference" in state_result(results)
-    alone = results.assign(ci_low=0.1, ci_high=0.1, n_users=1)
-    assert "can't be told from SFT yet on 1 held-out user:" in state_result(alone)
     # MLflow's page says the same, with the table
     assert f"**{state_result(results)}**" in describe_run(results)
     assert "iteration_1  0.4500 [" in describe_run(results)
+
+
+def test_few_users_have_means_and_no_interval() -> None:
+    gains = {"sft": [0.1, 0.5] * 5, "iteration_1": [0.2, 0.6] * 5}
+    results = create_results(PARAMS, 7, **{name: table(own) for name, own in gains.items()})
+    assert (results["n_users"] == 5).all()
+    assert results["mean"].notna().all()
+    assert results[["ci_low", "ci_high"]].isna().all(axis=None)
+    sentence = state_result(results)
+    assert sentence.startswith("Fewer than 6 test users (5): no interval")
+    assert "improves" not in sentence
+    page = describe_run(results)
+    assert "nan" not in page
+    assert "95%" not in page
+    # one user more, and both are there
+    enough = {name: table(own + own[:2]) for name, own in gains.items()}
+    results = create_results(PARAMS, 7, **enough)
+    assert results[["ci_low", "ci_high"]].notna().all(axis=None)
+    assert "improves on SFT on 6 held-out users" in state_result(results)
+    assert "95%" in describe_run(results)
 
 
 def scored_sample(response: str) -> ScoredSample:
@@ -284,9 +302,9 @@ def test_iterations_are_browsed_best_sample_first() -> None:
 
 
 def test_a_run_that_asked_validation_users_alone_says_so() -> None:
-    own = table([0.1, 0.5, 0.2, 0.9]).assign(split="validation")
+    own = table([0.1, 0.5, 0.2, 0.9] * 3).assign(split="validation")
     results = create_results(PARAMS, 7, sft=own, iteration_1=own)
     assert reported_split(results) == "validation"
-    assert "2 held-out users (validation)" in state_result(results)
+    assert "6 held-out users (validation)" in state_result(results)
     assert "Held-out validation users" in describe_run(results)
     assert "iteration_1  0.4250 [" in describe_run(results)

@@ -270,12 +270,13 @@ def test_table_and_plot() -> None:
         | dict.fromkeys(METRICS, 0.0)
         | {"reward": reward}
         for split in ("validation", "test")
-        for i, reward in enumerate((0.2, 0.4))
+        for i, reward in enumerate((0.2, 0.4) * 3)
     ]
     table = create_table(PARAMS, 7, case_8=pd.DataFrame(rows))
     assert list(table.columns) == COLUMNS
     row = table.set_index(["case", "split", "metric"]).loc[("8", "test", "reward")]
-    assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx((0.3, 0.2, 0.4))
+    assert row["mean"] == pytest.approx(0.3)
+    assert 0.2 <= row["ci_low"] < 0.3 < row["ci_high"] <= 0.4
     figure = plot_table(table, experiment="exploration")
     assert [trace.name for trace in figure.data] == ["test", "validation", "paper (its judge)"]
     assert figure.data[0].y == pytest.approx((0.3,))

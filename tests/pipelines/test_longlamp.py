@@ -189,6 +189,40 @@ def test_tasks_are_mixed_and_keep_their_users_apart(tmp_path: Path) -> None:
         LongLampDataset()
 
 
+def test_what_held_out_users_share_is_left_out_of_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def given(split: str, user: str, output: str, *profile: str) -> dict[str, Any]:
+        texts = [{"id": f"{user}-{text}", "abstract": text} for text in profile]
+        record = abstract(user, output=output, profile=texts)
+        return record | {"split": split, "source": "a file, line 1"}
+
+    records = [
+        given("train", "ann", "ships  at SEA", "a pier", "a hill"),  # dan's output
+        given("train", "ann", "a night train", "a pier", "a hill"),  # stands in cat's profile
+        given(
+            "train", "bob", "a quiet town", "A  Lighthouse", "a field"
+        ),  # cat's output in the profile
+        given("train", "eve", "a broad river", "a lighthouse"),  # and nothing else there
+        given("train", "fay", "a dry road", "a common text"),  # in profiles on both sides
+        given("val", "cat", "a lighthouse", "A night train", "a wood", "a common text"),
+        given("test", "dan", "Ships at sea", "a wood"),
+    ]
+    params = PARAMS.model_copy(
+        update={"max_examples": {"train": 9, "validation": 9, "test": 9}, "max_profile_size": 9}
+    )
+    with caplog.at_level("INFO"):
+        examples, _ = read_examples(records, params, "stop", seed=7)
+    found = {e.user_id: [d.text for d in e.profile] for e in examples}
+    assert found == {
+        "bob": ["a field"],
+        "fay": ["a common text"],
+        "cat": ["A night train", "a wood", "a common text"],
+        "dan": ["a wood"],
+    }
+    assert "3 training examples left out, and 1 documents" in caplog.text
+
+
 def test_examples_of_mails_are_mixed_in(tmp_path: Path) -> None:
     """As another run made them, in the file that it kept."""
     (tmp_path / "abstracts").mkdir()
@@ -201,7 +235,7 @@ def test_examples_of_mails_are_mixed_in(tmp_path: Path) -> None:
             split=split,
             input=f"Write a mail that begins: Hello {i}.",
             query=f"Hello {i}.",
-            reference="We meet at the pier.",
+            reference=f"We meet at pier {i}.",
             profile=(Document(document_id=f"d{i}", user_id=f"u{i}", text="See you there."),),
         )
         for i, split in enumerate(splits)

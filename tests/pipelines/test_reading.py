@@ -59,7 +59,7 @@ def test_each_record_is_counted_with_what_decided(tmp_path: Path) -> None:
         raw(5, text=" "),
         raw(6, text="a b c d\n\ne f g h\n\ni"),
         {"source": "d.csv, row 7", "file": "d.csv", "id": "row-7", "unreadable": "3 cells"},
-        {"source": "x/.y", "file": "x", "id": ".y", "left_out": "hidden file"},
+        {"source": "x/.y", "file": "x", "id": ".y", "skipped": "hidden file"},
     ]
     documents, rejected, table = read_documents(records, PASSAGES, "reject", forgotten)
     assert [d.document_id for d in documents] == ["row-1", "row-6"]
@@ -97,7 +97,7 @@ RECORD = st.fixed_dictionaries(
         "file": st.sampled_from(["a", "b"]),
     },
     optional={
-        "left_out": st.just("hidden file"),
+        "skipped": st.just("hidden file"),
         "unreadable": st.just("x"),
         "date": st.text(max_size=3),
     },

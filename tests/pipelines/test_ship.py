@@ -102,7 +102,7 @@ def ship(
     validation = example(
         1, split="validation", profile=(document(1, "The pier."), document(2, "Hills."))
     )
-    result = {"mean": 0.3, "ci_low": 0.2, "ci_high": 0.4, "n_users": 2, "n_examples": 4}
+    result = {"mean": 0.3, "ci_low": 0.2, "ci_high": 0.4, "n_users": 6, "n_examples": 12}
     results = pd.DataFrame(
         [
             {"system": "iteration_1", "split": "test", "metric": "reward"} | result,

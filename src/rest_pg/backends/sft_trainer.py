@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from rest_pg.backends.checkpoints import Checkpoints
 from rest_pg.backends.models import load_tokenizer, supports_bfloat16
 from rest_pg.backends.prefix_attention import unsupported_reason
-from rest_pg.backends.sft_training import Losses, Strategy, Training, n_steps
+from rest_pg.backends.sft_training import Losses, Strategy, Training
 from rest_pg.backends.training_rows import check_weights, tokenize_rows
 from rest_pg.backends.workers import run_in_workers
 from rest_pg.checksums import policy_fingerprint
@@ -133,13 +133,13 @@ class SharedPromptTrainer:
             "loss_last": done.by_step[-1],
             "tokens": n_tokens,
             "seconds": seconds,
-            "tokens_per_second": n_tokens * params.epochs / seconds,
+            "tokens_per_second": n_tokens * params.n_epochs(len(rows)) / seconds,
         }
 
     def _run(self, training: Training) -> Losses:
         if self._world_size == 1:
             return training.run()
-        steps = n_steps(training.params, len(training.rows))
+        steps = training.params.n_steps(len(training.rows))
         return run_in_workers(self._world_size, training.run, "training", steps, "step")
 
     def _make_target(self) -> Path:

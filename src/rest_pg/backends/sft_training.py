@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ class Training:
             per_device_train_batch_size=1,
             gradient_accumulation_steps=params.batch_size // world_size(),
             num_train_epochs=params.epochs,
-            max_steps=n_steps(params, len(self.rows)),
+            max_steps=params.n_steps(len(self.rows)),
             learning_rate=params.learning_rate,
             lr_scheduler_type="linear",
             warmup_steps=params.warmup_ratio,
@@ -194,12 +193,6 @@ class Training:
             model = load_model(self.policy, torch.float32)
         check_free_disk(self.target, 4 * model.num_parameters())
         save_model(model, tokenizer, self.target, weights)
-
-
-def n_steps(params: TrainingParams, n_rows: int) -> int:
-    """Return the optimiser steps of a training."""
-    steps = math.ceil(params.epochs * math.ceil(n_rows / params.batch_size))
-    return min(steps, params.max_steps or steps)
 
 
 @torch.no_grad()

@@ -203,7 +203,9 @@ def measure_training(
     chosen = sorted(examples, key=lambda e: abs(lengths[e.example_id] - mean))[:TRAINED_ROWS]
     output = sum(lengths[e.example_id] + 1 for e in chosen) / len(chosen)
     prompt = sum(count_tokens(tokenizer, e.prompt) for e in chosen) / len(chosen)
-    short = params.model_copy(update={"epochs": 1, "batch_size": 1, "max_steps": None})
+    short = params.model_copy(
+        update={"epochs": 1, "batch_size": 1, "max_steps": None, "min_steps": 1}
+    )
     ends: list[float] = []
 
     def listen(task: str, done: int, n_tokens: int) -> None:
@@ -256,7 +258,7 @@ def try_longest_batch(
         for number in range(selection.learnt_per_prompt):
             sign = 1 if number < selection.max_per_prompt else -1
             rows.append(replace(example, completion=text, weight=float(sign), finished=sign > 0))
-    short = params.model_copy(update={"epochs": 1, "max_steps": 1})
+    short = params.model_copy(update={"epochs": 1, "max_steps": 1, "min_steps": 1})
     trained, _ = trainer.train(policy, rows, short, 0)
     shutil.rmtree(trained.path, ignore_errors=True)
 

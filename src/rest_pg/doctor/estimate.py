@@ -182,9 +182,7 @@ class _Estimator:
         return self._train(work.maximization, work.n_examples["train"], k, work.of(node))
 
     def _train(self, params: TrainingParams, n: int, k: int, lengths: Lengths) -> Cost:
-        epochs = params.epochs
-        if params.max_steps is not None:
-            epochs = min(epochs, params.max_steps * params.batch_size / n)
+        epochs = params.n_epochs(n)
         sizes: dict[str, Any] = {"prompt": lengths.prompt, "output": lengths.mean_output}
         operations = training_operations(
             self._work.size,

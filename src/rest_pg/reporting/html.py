@@ -15,6 +15,8 @@ from jinja2 import PackageLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from plotly.offline import get_plotlyjs
 
+from rest_pg.statistics import state_mean
+
 TEMPLATES = ("rest_pg.pipelines.evaluation", "templates")
 DIRECTIVES = (
     "default-src 'none'",
@@ -50,6 +52,7 @@ def render(template: str, **values: Any) -> str:
     scripts = page_scripts()
     return environment.get_template(template).render(
         scripts=scripts,
+        state_mean=state_mean,
         policy=content_security_policy(script.text for script in scripts),
         datatables_css=_bundled("dt_bundle.css"),
         **values,

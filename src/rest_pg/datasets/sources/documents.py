@@ -78,7 +78,7 @@ class DocumentsDataset(AbstractDataset[None, list[RawRecord]]):
 
     def _load_folders(self) -> list[RawRecord]:
         records = list(read_folders(self._path))
-        if all("left_out" in record for record in records):
+        if all("skipped" in record for record in records):
             endings = Counter(ending_of(Path(str(record["source"]))) for record in records)
             found = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in endings.items())
             raise DatasetError(

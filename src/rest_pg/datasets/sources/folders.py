@@ -37,7 +37,7 @@ def read_folders(root: Path) -> Iterator[RawRecord]:
             "" if ending in ENDINGS else f"file that ends in {ending or 'nothing'}"
         )
         if left_out:
-            yield record | {"left_out": left_out}
+            yield record | {"skipped": left_out}
         elif len(place.parts) == 1:
             yield record | {
                 "unreadable": "a file in no user's folder",

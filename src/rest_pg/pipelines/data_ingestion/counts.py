@@ -12,8 +12,7 @@ import pandas as pd
 
 from rest_pg.config import ExampleParams
 from rest_pg.fields import printable
-from rest_pg.pipelines.data_ingestion.examples import users_drawn
-from rest_pg.records import Document, Example
+from rest_pg.records import Document, Example, LeftOut
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +96,8 @@ def count_records(
     reading_counts: pd.DataFrame,
     documents: Sequence[Document],
     examples: Sequence[Example],
+    left_out: Sequence[LeftOut],
     params: ExampleParams,
-    seed: int,
 ) -> pd.DataFrame:
     """Add what became of the documents: used as a target or in a profile, or dropped.
 
@@ -106,8 +105,8 @@ def count_records(
         reading_counts: of the records, by file.
         documents: of all users.
         examples: made of them.
+        left_out: users without an example, and documents that training leaves out.
         params: of the examples.
-        seed: by which users were drawn.
 
     Returns:
         One row per file, unit (records, passages, documents), outcome and reason.
@@ -117,31 +116,29 @@ def count_records(
         by_user[document.user_id].add(document.document_id)
     used: defaultdict[str, set[str]] = defaultdict(set)
     for example in examples:
-        used[example.user_id] |= {
-            example.example_id,
-            *(document.document_id for document in example.profile),
-        }
-    sizes = {user: len(own) for user, own in by_user.items()}
-    drawn = set(users_drawn(sizes, params, seed))
+        used[example.user_id].add(example.example_id)
+        used[example.user_id] |= {document.document_id for document in example.profile}
+    reasons: defaultdict[str, list[LeftOut]] = defaultdict(list)
+    for row in left_out:
+        reasons[row.user_id].append(row)
     counts = RecordCounts()
     for user, own in by_user.items():
-        n_used = len(own & used[user])
+        unused = len(own - used[user])
         counts.read("all", "documents", len(own))
-        counts.use("all", "documents", n_used)
-        reason, decided_by = _why_unused(sizes[user], user in drawn, user in used, params)
-        counts.drop("all", reason, decided_by, "documents", len(own) - n_used)
+        counts.use("all", "documents", len(own) - unused)
+        for row in reasons[user]:
+            n = min(row.documents, unused)
+            reason = (
+                f"user without examples: {row.reason}" if row.left_out == "user" else row.reason
+            )
+            counts.drop("all", reason, row.parameter, "documents", n)
+            unused -= n
+        counts.drop("all", *_unasked(params), "documents", unused)
     table = counts.table()
     log_counts(table)
     return pd.concat([reading_counts, table], ignore_index=True)
 
 
-def _why_unused(size: int, drawn: bool, used: bool, params: ExampleParams) -> tuple[str, str]:
-    if size <= params.min_profile_size:
-        return "user with too few documents", f"examples.min_profile_size={params.min_profile_size}"
-    if not drawn:
-        return "user beyond the limit", f"examples.max_users={params.max_users}"
-    return "neither a target nor in a profile", (
-        f"examples.examples_per_user, max_profile_size={params.max_profile_size}"
-        if used
-        else f"examples.max_reference_words={params.max_reference_words}, min_profile_size"
-    )
+def _unasked(params: ExampleParams) -> tuple[str, str]:
+    limits = f"examples.examples_per_user, max_profile_size={params.max_profile_size}"
+    return "neither a target nor in a profile", limits

@@ -46,8 +46,8 @@ def gather_documents(
     for record in records:
         file = file_of(record)
         reading.counts.read(file)
-        if "left_out" in record:
-            reading.counts.drop(file, str(record["left_out"]))
+        if "skipped" in record:
+            reading.counts.drop(file, str(record["skipped"]))
         elif is_forgotten(record.get("user"), forgotten_users):
             reading.counts.drop(file, "user who is forgotten", "forgotten_users")
         elif isinstance(found := check_record(record), RejectedRecord):

@@ -20,21 +20,27 @@ class KeyItems:
 
     def __init__(self, documents: Iterable[Document]) -> None:
         """Count in how many documents, and by how many users, each content word is used."""
-        self._n_documents = 0
-        self._frequency: Counter[str] = Counter()
-        self._users: defaultdict[str, set[str]] = defaultdict(set)
+        by_user: defaultdict[str, list[str]] = defaultdict(list)
         for document in documents:
-            self._n_documents += 1
-            for word in set(content_words(document.text)):
-                self._frequency[word] += 1
-                self._users[word].add(document.user_id)
+            by_user[document.user_id].append(document.text)
+        self._n_documents = sum(map(len, by_user.values()))
+        self._n_users = 0
+        self._frequency: Counter[str] = Counter()
+        self._users: Counter[str] = Counter()
+        for texts in by_user.values():
+            # a user's words at a time: sets of users for each word would not fit into memory
+            vocabularies = [set(content_words(text)) for text in texts]
+            for vocabulary in vocabularies:
+                self._frequency.update(vocabulary)
+            used = set().union(*vocabularies)
+            self._users.update(used)
+            self._n_users += bool(used)
 
     def choose(self, text: str, n: int) -> Sequence[str]:
         """Return at most n items, the most telling first; equal ones in order of the text."""
         counts = Counter(content_words(text))
-        n_users = len(set().union(*self._users.values()))
-        needed = max(2, n_users / 4)
-        shared = {w: c for w, c in counts.items() if len(self._users[w]) >= needed}
+        needed = max(2, self._n_users / 4)
+        shared = {w: c for w, c in counts.items() if self._users[w] >= needed}
         weights = {
             word: count * math.log(self._n_documents / self._frequency[word])
             for word, count in shared.items()

@@ -22,9 +22,10 @@ from rest_pg.fields import (
     text_of,
 )
 from rest_pg.method.retrieval import build_query
+from rest_pg.pipelines.data_ingestion.copies import is_near_copy
 from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
 from rest_pg.pipelines.data_ingestion.documents import is_forgotten
-from rest_pg.pipelines.data_ingestion.examples import is_near_copy, random_for
+from rest_pg.pipelines.data_ingestion.examples import random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
 
 IDS = ("id", "document_id")

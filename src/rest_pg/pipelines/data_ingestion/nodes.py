@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import pandas as pd
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg.backends.models import import_model
@@ -19,19 +19,18 @@ from rest_pg.config import (
     PassageParams,
 )
 from rest_pg.method.retrieval import build_query
+from rest_pg.pipelines.data_ingestion.copies import leave_out_shared
+from rest_pg.pipelines.data_ingestion.counts import RecordCounts, log_counts
 from rest_pg.pipelines.data_ingestion.documents import REPEATED, gather_documents
 from rest_pg.pipelines.data_ingestion.examples import (
     SPLITS,
-    Target,
+    Draw,
     cut_opening,
-    draw_targets,
-    hold_out_latest,
-    split_users,
-    users_drawn,
 )
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
+from rest_pg.pipelines.data_ingestion.left_out import find_left_out, summarize
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
-from rest_pg.records import Document, Example, PolicyCheckpoint, RejectedRecord
+from rest_pg.records import Document, Example, LeftOut, PolicyCheckpoint, RejectedRecord
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +100,36 @@ def create_examples(
     Raises:
         ValueError: a split stays empty, dates are missing, or a check of the examples fails.
     """
+    return draw_examples(documents, request_template, params, seed)[0]
+
+
+def draw_examples(
+    documents: Sequence[Document], request_template: str, params: ExampleParams, seed: int
+) -> tuple[list[Example], list[LeftOut]]:
+    """Create the examples, and list the users and documents that were left out of them.
+
+    Returns:
+        What :func:`create_examples` does; and what was left out, by user.
+    """
     key_items = KeyItems(documents)
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     template = environment.from_string(request_template)
-    examples = []
-    for target in _targets(documents, params, seed):
+    draw = Draw(documents, params, seed)
+    examples = list(_ask(draw, key_items, template, params))
+    # a user who can't be asked may have a split alone: it goes to another user
+    while draw.redraw_without_barren(examples):
+        examples = list(_ask(draw, key_items, template, params))
+    left_out = list(find_left_out(draw, examples, params))
+    logger.info("%s; left out: %s", _by_split(examples), "; ".join(summarize(left_out)) or "nobody")
+    check_examples(examples, params.setting)
+    return examples, left_out
+
+
+def _ask(
+    draw: Draw, key_items: KeyItems, template: Template, params: ExampleParams
+) -> Iterator[Example]:
+    """Write the request of each target; there is none where nothing of it can be named."""
+    for target in draw.targets():
         opening, reference = cut_opening(target.document.text, params.opening_words)
         items = key_items.choose(reference, params.n_key_items)
         if not (reference and (opening or items)):
@@ -114,27 +138,24 @@ def create_examples(
             title=target.document.title, date=target.document.date, items=items, opening=opening
         )
         request = " ".join(rendered.split())
-        examples.append(
-            Example(
-                example_id=target.document.document_id,
-                user_id=target.document.user_id,
-                split=target.split,
-                input=request,
-                query=build_query(request),
-                reference=reference,
-                profile=target.profile,
-                copies_left_out=target.copies_left_out,
-            )
+        yield Example(
+            example_id=target.document.document_id,
+            user_id=target.document.user_id,
+            split=target.split,
+            input=request,
+            query=build_query(request),
+            reference=reference,
+            profile=target.profile,
+            copies_left_out=target.copies_left_out,
         )
-    check_examples(examples, params.setting)
-    n_users = {s: len({e.user_id for e in examples if e.split == s}) for s in SPLITS}
-    counts = Counter(e.split for e in examples)
-    logger.info(
-        "%s; users left out for too few documents: %d",
-        ", ".join(f"{counts[s]} {s} examples by {n_users[s]} users" for s in SPLITS),
-        len({d.user_id for d in documents} - {e.user_id for e in examples}),
-    )
-    return examples
+
+
+def _by_split(examples: Sequence[Example]) -> str:
+    users = {split: set[str]() for split in SPLITS}
+    for example in examples:
+        users[example.split].add(example.user_id)
+    counts = Counter(example.split for example in examples)
+    return ", ".join(f"{counts[s]} {s} examples by {len(users[s])} users" for s in SPLITS)
 
 
 def read_examples(
@@ -164,15 +185,14 @@ def read_examples(
             f"{first.source}, field {first.field}: expected {first.expected}, found {first.found}. "
             "Mend them, set longlamp.task to the data's, or set bad_records=reject."
         )
-    counts.by_file.log()
+    examples, table = _without_shared(examples, counts.by_file.table())
+    log_counts(table)
     check_examples(examples, params.setting, "longlamp")
-    n_users = {s: len({e.user_id for e in examples if e.split == s}) for s in SPLITS}
-    n_examples = Counter(e.split for e in examples)
     logger.info(
         "%d records gave %s; left out: %d rejected, %d with a longer output than %d words, %d without "
         "a usable profile; %d profile documents cut, %d left out that held the target, %d that held most of it",
         counts.records,
-        ", ".join(f"{n_examples[s]} {s} examples by {n_users[s]} users" for s in SPLITS),
+        _by_split(examples),
         len(counts.rejected),
         counts.too_long,
         params.max_reference_words,
@@ -181,31 +201,41 @@ def read_examples(
         counts.copies,
         counts.near_copies,
     )
-    return examples, counts.rejected, counts.by_file.table()
+    return examples, counts.rejected, table
 
 
-def _targets(documents: Sequence[Document], params: ExampleParams, seed: int) -> Iterator[Target]:
-    by_user: defaultdict[str, list[Document]] = defaultdict(list)
-    for document in documents:
-        by_user[document.user_id].append(document)
-    users = users_drawn({user: len(own) for user, own in by_user.items()}, params, seed)
-    if params.setting == "temporal":
-        for user in users:
-            yield from hold_out_latest(by_user[user], params, seed)
-        return
-    for user, split in sorted(split_users(users, params, seed).items()):
-        yield from draw_targets(by_user[user], split, params, seed)
+def _without_shared(
+    examples: list[Example], table: pd.DataFrame
+) -> tuple[list[Example], pd.DataFrame]:
+    """Leave out of training what held-out users wrote too, and count it."""
+    kept, shared = leave_out_shared(examples)
+    if not shared:
+        return examples, table
+    reason, counts = "held-out users have the same texts", RecordCounts()
+    documents = sum(len(example.profile) for example in examples)
+    for unit, n in (("examples", len(examples)), ("profile documents", documents)):
+        dropped = shared["examples" if unit == "examples" else "documents"]
+        counts.read("all", unit, n)
+        counts.use("all", unit, n - dropped)
+        counts.drop("all", reason, unit=unit, n=dropped)
+    return kept, pd.concat([table, counts.table()], ignore_index=True)
 
 
 def check_examples(
     examples: Sequence[Example],
     setting: Literal["user", "temporal"] = "user",
-    group: Literal["examples", "longlamp"] = "examples",
+    section: Literal["examples", "longlamp"] = "examples",
 ) -> None:
-    """Raise ``ValueError`` on a leak or an empty part; the remedy is a parameter of ``group``.
+    """Check examples against leaks and empty parts.
 
-    No user is in two splits (user setting), no reference is in its own profile, no id occurs twice,
-    no profile and no split is empty.
+    Args:
+        examples: all of them.
+        setting: whether a user may be in two splits.
+        section: of the parameters that made the examples, for the remedies.
+
+    Raises:
+        ValueError: a user is in two splits (user setting), a reference is in its own profile, an id occurs twice, or
+            a profile or a split is empty.
     """
     split_of: dict[str, str] = {}
     seen: set[str] = set()
@@ -214,25 +244,25 @@ def check_examples(
         if setting == "user" and first != example.split:
             raise ValueError(
                 f"user {example.user_id} is in two splits, {first} and {example.split}: give each "
-                f"user one split, or set {group}.setting=temporal"
+                f"user one split, or set {section}.setting=temporal"
             )
         if example.example_id in seen:
             raise ValueError(f"example_id={example.example_id} occurs twice: make ids unique")
         seen.add(example.example_id)
         if not example.profile:
             raise ValueError(
-                f"example {example.example_id} has an empty profile: leave its user out, or raise "
-                "examples.min_profile_size above 0"
+                f"example {example.example_id} has an empty profile: leave its user out"
             )
         reference = " ".join(example.reference.split())
         if any(reference in " ".join(d.text.split()) for d in example.profile):
             raise ValueError(
                 f"the reference of example {example.example_id} is in its own profile: remove it"
             )
-    for split in SPLITS:
-        if not any(example.split == split for example in examples):
-            remedy = {
-                "examples": "lower examples.min_profile_size or raise examples.max_reference_words",
-                "longlamp": "raise longlamp.max_examples or longlamp.max_reference_words",
-            }[group]
-            raise ValueError(f"there is no {split} example: bring more documents, or {remedy}")
+    missing = [split for split in SPLITS if split not in {e.split for e in examples}]
+    if missing:
+        remedy = (
+            "bring more documents, lower examples.min_profile_size or raise examples.max_reference_words"
+            if section == "examples"
+            else "bring its records, raise longlamp.max_reference_words or longlamp.max_examples"
+        )
+        raise ValueError(f"there is no {missing[0]} example: {remedy}")

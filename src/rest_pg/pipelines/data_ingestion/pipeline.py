@@ -8,7 +8,7 @@ from kedro.pipeline import Pipeline, node
 from rest_pg.method.retrieval import retrieve_profiles
 from rest_pg.pipelines.data_ingestion.counts import count_records
 from rest_pg.pipelines.data_ingestion.nodes import (
-    create_examples,
+    draw_examples,
     import_policy,
     read_documents,
     read_examples,
@@ -56,14 +56,14 @@ def _read_documents() -> Pipeline:
                 name="read_documents",
             ),
             node(
-                create_examples,
+                draw_examples,
                 ["documents", "request_template", "params:examples", "params:seed"],
-                "examples",
+                ["examples", "left_out"],
                 name="create_examples",
             ),
             node(
                 count_records,
-                ["reading_counts", "documents", "examples", "params:examples", "params:seed"],
+                ["reading_counts", "documents", "examples", "left_out", "params:examples"],
                 "ingestion_counts",
                 name="count_records",
             ),

@@ -9,7 +9,8 @@ import pandas as pd
 
 from rest_pg.config import RetrievalParams
 from rest_pg.method.retrieval import count_short_profiles
-from rest_pg.pipelines.data_ingestion.examples import SPLITS, is_near_copy
+from rest_pg.pipelines.data_ingestion.copies import count_near_copies
+from rest_pg.pipelines.data_ingestion.examples import SPLITS
 from rest_pg.records import Example
 from rest_pg.text import count_words
 
@@ -34,9 +35,7 @@ def describe_data(examples: Sequence[Example], retrieval: RetrievalParams) -> pd
             "users": len({e.user_id for e in own}),
             "examples": len(own),
             "duplicates": len(references) - len(set(references)),
-            "near_copies": sum(
-                any(is_near_copy(d.text, e.reference) for d in e.profile) for e in own
-            ),
+            "near_copies": count_near_copies(own),
             "copies_left_out": sum(e.copies_left_out for e in own),
             "short_profiles": count_short_profiles(own, retrieval.k),
         }

@@ -13,9 +13,9 @@ from rest_pg.backends.protocols import Generator
 from rest_pg.backends.rewards import Measures
 from rest_pg.config import EvaluationParams, ResponseFormat
 from rest_pg.metrics import measure_response
-from rest_pg.pipelines.self_training.nodes import draw_samples
+from rest_pg.pipelines.self_training.nodes import check_format, draw_samples
 from rest_pg.records import PolicyCheckpoint, Profile, Prompt, Sample, ScoredSample
-from rest_pg.statistics import bootstrap_mean
+from rest_pg.statistics import held_out_mean, state_mean, state_too_few
 from rest_pg.tracking import to_metric_history
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,17 @@ def sample_held_out(
     response_format: ResponseFormat,
     params: EvaluationParams,
     seed: int,
+    *,
+    fine_tuned: bool = False,
 ) -> tuple[list[Sample], dict[str, float]]:
-    """Draw samples for the held-out prompts, with the same seeds for every system."""
-    return draw_samples(
+    """Draw samples for the held-out prompts, with the same seeds for every system.
+
+    Args and return value are those of :func:`draw_samples`; ``fine_tuned`` says that the policy is policy_0.
+
+    Raises:
+        ValueError: the fine-tuned policy does not keep the format (:func:`check_format`).
+    """
+    samples, figures = draw_samples(
         policy,
         [prompt for prompt in prompts if prompt.split in params.splits],
         generator,
@@ -63,6 +71,9 @@ def sample_held_out(
         seed,
         stage="evaluation",
     )
+    if fine_tuned:
+        check_format(samples, response_format)
+    return samples, figures
 
 
 def measure_samples(
@@ -122,7 +133,8 @@ def create_results(params: EvaluationParams, seed: int, **metrics: pd.DataFrame)
     """Estimate every metric of every system on each held-out split, with intervals over users.
 
     An example counts once: by the mean of its samples. Beside each system's own metrics stands its
-    paired difference from SFT in reward, as ``reward_minus_sft``.
+    paired difference from SFT in reward, as ``reward_minus_sft``. Few users have no interval
+    (:func:`~rest_pg.statistics.held_out_mean`).
 
     Args:
         params: resamples and confidence.
@@ -140,12 +152,11 @@ def create_results(params: EvaluationParams, seed: int, **metrics: pd.DataFrame)
             columns["reward_minus_sft"] = table["reward"] - by_example[BASELINE]["reward"]
         for name, values in columns.items():
             for split, own in values.groupby(level="split"):
-                estimate = bootstrap_mean(
+                estimate = held_out_mean(
                     own.to_numpy(dtype="float64"),
                     own.index.get_level_values("user_id").to_numpy(dtype="str"),
-                    n_bootstrap=params.n_bootstrap,
-                    confidence=params.confidence,
-                    seed=seed,
+                    params,
+                    seed,
                 )
                 rows.append(
                     {
@@ -174,10 +185,10 @@ def log_results(results: pd.DataFrame, report: str) -> None:
     """Print the table of the held-out users, and where to look next."""
     split = reported_split(results)
     logger.info(
-        "held-out %s users, mean [95%% interval over users]:\n\n%s\n\n"
+        "%s:\n\n%s\n\n"
         "all figures: data/08_reporting/results.csv\nreport: data/08_reporting/report.html\n"
         "MLflow: make ui     lineage: make viz",
-        split,
+        title_of(results, split),
         results_table(results, split).to_string(),
     )
 
@@ -187,13 +198,26 @@ def reported_split(results: pd.DataFrame) -> str:
     return "test" if results.empty or (results["split"] == "test").any() else "validation"
 
 
+def count_users(results: pd.DataFrame, split: str) -> int:
+    """Count the users of a split."""
+    return int(results.loc[results["split"] == split, "n_users"].max()) if len(results) else 0
+
+
+def title_of(results: pd.DataFrame, split: str) -> str:
+    """Say what the table of a split shows: means, and intervals over users if there are users enough."""
+    shown = state_too_few(count_users(results, split), split)
+    return f"held-out {split} users, mean " + (
+        f"({shown})" if shown else "[95% interval over users]"
+    )
+
+
 def results_table(results: pd.DataFrame, split: str) -> pd.DataFrame:
     """Lay the results out for reading: a row per system, a column per metric."""
     table: dict[str, dict[str, str]] = {}
     for row in results[results["split"] == split].itertuples():
         cells = table.setdefault(str(row.system), {})
         if row.metric in ("reward", "reward_minus_sft"):
-            cells[str(row.metric)] = f"{row.mean:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]"
+            cells[str(row.metric)] = state_mean(row.mean, row.ci_low, row.ci_high)
         elif row.metric == "words":
             cells["words"] = f"{row.mean:.0f}"
         elif row.metric in SHOWN:

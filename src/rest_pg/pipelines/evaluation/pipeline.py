@@ -36,7 +36,7 @@ def create_system(step: int | None, *, second_judge: bool = False) -> Pipeline:
     return Pipeline([second] if second_judge else []) + Pipeline(
         [
             node(
-                sample_held_out,
+                bind(sample_held_out, fine_tuned=step == 0),
                 [
                     "policy",
                     "prompts",

@@ -9,11 +9,18 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rest_pg.pipelines.evaluation.nodes import BASELINE, reported_split, results_table
+from rest_pg.pipelines.evaluation.nodes import (
+    BASELINE,
+    count_users,
+    reported_split,
+    results_table,
+    title_of,
+)
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
 from rest_pg.reporting.html import render, show_labels_literally
 from rest_pg.reporting.markdown import code_block
+from rest_pg.statistics import state_too_few
 from rest_pg.text import count_words
 from rest_pg.times import RunTimes
 
@@ -77,6 +84,7 @@ def create_report(
             "examples": len(own),
             "words": fmean([count_words(e.reference) for e in own] or [0]),
         },
+        too_few=state_too_few(count_users(results, split), split),
         statistics=data_statistics.to_dict("records"),
         ingestion=ingestion_counts.fillna("").to_dict("records"),
         paths=reasoning_path_figures,
@@ -93,8 +101,7 @@ def _of(parts: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def state_result(results: pd.DataFrame) -> str:
     """Say in one sentence what the last iteration gained over SFT on test users.
 
-    "Improves" and "lowers" are said only if the whole interval is on one side of 0, and if there is one: a
-    single user's resamples are all alike.
+    "Improves" and "lowers" are said only if the whole interval is on one side of 0; without one, nothing is said.
     """
     split = reported_split(results)
     rows = results[(results["metric"] == "reward_minus_sft") & (results["split"] == split)]
@@ -103,9 +110,9 @@ def state_result(results: pd.DataFrame) -> str:
         return "No iteration was compared with SFT."
     row = max(rows.itertuples(), key=lambda r: int(str(r.system).rpartition("_")[2]))
     t = str(row.system).rpartition("_")[2]
-    if row.n_users < 2:
-        verb = "can't be told from SFT yet"
-    elif row.ci_low > 0:
+    if too_few := state_too_few(row.n_users, split):
+        return f"F{too_few[1:]}, and no statement about REST-PG and SFT."
+    if row.ci_low > 0:
         verb = "improves on SFT"
     elif row.ci_high < 0:
         verb = "lowers SFT's reward"
@@ -125,7 +132,7 @@ def describe_run(results: pd.DataFrame) -> str:
     return (
         "Does training on its own best samples make a policy write more as its users would?\n\n"
         f"**{state_result(results)}**\n\n"
-        f"Held-out {split} users, mean [95% interval over users]:\n\n"
+        f"{title_of(results, split).capitalize()}:\n\n"
         f"{code_block(results_table(results, split).to_string())}\n\n"
         "The report and each iteration's samples are among the artifacts."
     )

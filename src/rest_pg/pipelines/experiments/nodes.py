@@ -18,7 +18,7 @@ from rest_pg.pipelines.evaluation.report import COLORS, style
 from rest_pg.prompts import count_tokens
 from rest_pg.records import Example, PolicyCheckpoint, Prompt, ReasoningPath, ScoredSample
 from rest_pg.responses import open_response
-from rest_pg.statistics import bootstrap_mean
+from rest_pg.statistics import held_out_mean
 
 logger = logging.getLogger(__name__)
 
@@ -134,13 +134,7 @@ def create_table(params: EvaluationParams, seed: int, **metrics: pd.DataFrame) -
         for split, own in means.groupby(level="split"):
             users = own.index.get_level_values("user_id").to_numpy(dtype="str")
             for metric in METRICS:
-                estimate = bootstrap_mean(
-                    own[metric].to_numpy(dtype="float64"),
-                    users,
-                    n_bootstrap=params.n_bootstrap,
-                    confidence=params.confidence,
-                    seed=seed,
-                )
+                estimate = held_out_mean(own[metric].to_numpy(dtype="float64"), users, params, seed)
                 rows.append(
                     {"case": name.removeprefix("case_"), "split": split, "metric": metric}
                     | {"mean": estimate.mean, "ci_low": estimate.ci_low}

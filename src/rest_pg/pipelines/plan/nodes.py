@@ -364,9 +364,7 @@ def _train(
     k: int,
     sizes: dict[str, Any],
 ) -> dict[str, Any]:
-    epochs = params.epochs
-    if params.max_steps is not None:
-        epochs = min(epochs, params.max_steps * params.batch_size / n)
+    epochs = params.n_epochs(n)
     kind = {"lora": params.lora is not None, "pairs": params.preference is not None}
     given: dict[str, Any] = {"n": n, "k": k, "epochs": epochs, **kind}
     return {

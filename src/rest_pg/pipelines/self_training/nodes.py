@@ -56,8 +56,11 @@ def sample_responses(
 
     Args and return value are those of :func:`draw_samples`; the iteration enters the seeds, and
     ``samples_per_prompt`` takes the parameter's place where budgets are compared.
+
+    Raises:
+        ValueError: the first iteration's policy does not keep the format (:func:`check_format`).
     """
-    return draw_samples(
+    samples, figures = draw_samples(
         policy,
         [prompt for prompt in prompts if prompt.split == "train"],
         generator,
@@ -67,6 +70,27 @@ def sample_responses(
         seed,
         stage=f"iteration_{iteration}",
     )
+    if iteration == 1:
+        check_format(samples, response_format)
+    return samples, figures
+
+
+def check_format(samples: Sequence[Sample], response_format: ResponseFormat) -> None:
+    """Check that the fine-tuned policy keeps the response format, before its samples are scored and learnt from.
+
+    Raises:
+        ValueError: more samples than ``max_malformed`` allows are malformed.
+    """
+    reasons = Counter(sample.malformed for sample in samples if sample.malformed)
+    n_malformed = reasons.total()
+    if n_malformed > response_format.max_malformed * len(samples):
+        raise ValueError(
+            f"{n_malformed} of {len(samples)} samples of the fine-tuned policy are malformed "
+            f"({', '.join(f'{reason} {n}' for reason, n in reasons.most_common())}), and "
+            f"response_format.max_malformed={response_format.max_malformed} allows "
+            f"{response_format.max_malformed:.0%}: fine-tuning was too short to teach the format. Raise "
+            "sft.min_steps: the policy then reads its examples more often."
+        )
 
 
 def draw_samples(

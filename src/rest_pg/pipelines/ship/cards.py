@@ -10,8 +10,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg import __version__
 from rest_pg.config import BasePolicyParams, MaximizationParams, SelectionParams, ShipParams
-from rest_pg.pipelines.evaluation.nodes import reported_split
+from rest_pg.pipelines.evaluation.nodes import count_users, reported_split
 from rest_pg.reporting.markdown import code_span, escape_markdown, yaml_scalar
+from rest_pg.statistics import state_too_few
 
 MEASURES = ("reward", "reward_minus_sft", "rouge_1", "rouge_l", "meteor", "similarity", "words")
 EMBEDDED_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -50,6 +51,7 @@ def write_model_card(
         base_model=EMBEDDED_NAME if base_policy.source == "embedded" else base_policy.source,
         system=system,
         split=split,
+        too_few=state_too_few(count_users(results, split), split),
         measures={name: found[name] for name in MEASURES if name in found},
         statistics=data_statistics.to_dict("records"),
         selection=selection,

@@ -12,9 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rest_pg.config import EvaluationParams
-from rest_pg.pipelines.evaluation.nodes import METRICS, with_tasks
+from rest_pg.pipelines.evaluation.nodes import METRICS, count_users, with_tasks
 from rest_pg.records import Profile, SystemCurve
-from rest_pg.statistics import Estimate, bootstrap_mean, holm, paired_t_test
+from rest_pg.statistics import (
+    Estimate,
+    held_out_mean,
+    holm,
+    paired_t_test,
+    state_mean,
+    state_too_few,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +68,7 @@ def create_study_table(
             p_values = _test_all(values, BASELINE, metric, split)
             for system in values:
                 own, users = _of_split(values[system][metric], split)
-                estimate = _estimate(own, users, params, seed)
+                estimate = held_out_mean(own, users, params, seed)
                 rows.append(
                     _row(system, split, metric, estimate, own)
                     | {"mean": estimate.mean, "p_value": p_values.get(system, np.nan)}
@@ -83,7 +90,7 @@ def compare_systems(params: EvaluationParams, seed: int, **metrics: pd.DataFrame
             method, users = _of_split(values[METHOD][metric], split)
             for system in (s for s in values if s != METHOD):
                 other, _ = _of_split(values[system][metric], split)
-                estimate = _estimate(method - other, users, params, seed)
+                estimate = held_out_mean(method - other, users, params, seed)
                 mean = float(other.mean())
                 rows.append(
                     _row(METHOD, split, metric, estimate, method)
@@ -110,7 +117,7 @@ def follow_iterations(params: EvaluationParams, seed: int, **metrics: pd.DataFra
         system, _, iteration = key.rpartition("__")
         for split in values["reward"].index.unique("split"):
             own, users = _of_split(values["reward"], split)
-            estimate = _estimate(own, users, params, seed)
+            estimate = held_out_mean(own, users, params, seed)
             rows.append(
                 {"system": system, "iteration": int(iteration), "split": split}
                 | {"mean": estimate.mean, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high}
@@ -133,7 +140,8 @@ def draw_curves(
     tables = (study.assign(iteration=study["system"].map(last)), iterations.assign(metric="reward"))
     for row in pd.concat(tables).itertuples():
         for suffix, value in (("", row.mean), ("_ci_low", row.ci_low), ("_ci_high", row.ci_high)):
-            points[row.system, f"{row.split}_{row.metric}{suffix}"][int(row.iteration)] = value
+            if not np.isnan(value):
+                points[row.system, f"{row.split}_{row.metric}{suffix}"][int(row.iteration)] = value
     curves: defaultdict[str, list[SystemCurve]] = defaultdict(list)
     for (system, metric), own in points.items():
         curves[system].append(SystemCurve(metric=metric, points=sorted(own.items())))
@@ -196,14 +204,6 @@ def _of_split(values: pd.DataFrame, split: str) -> tuple[NDArray[np.float64], ND
     )
 
 
-def _estimate(
-    values: NDArray[np.float64], users: NDArray[np.str_], params: EvaluationParams, seed: int
-) -> Estimate:
-    return bootstrap_mean(
-        values, users, n_bootstrap=params.n_bootstrap, confidence=params.confidence, seed=seed
-    )
-
-
 def _test_all(
     values: Mapping[str, Values], baseline: str, metric: str, split: str
 ) -> dict[str, float]:
@@ -245,9 +245,16 @@ def lay_out(study: pd.DataFrame, metrics: Iterable[str], split: str = "test") ->
             cells = table.setdefault(str(row.system), {})
             cells[str(row.metric)] = f"{row.mean:.3f}"
             if row.metric == "reward":
-                cells["reward"] = f"{row.mean:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]"
+                cells["reward"] = state_mean(row.mean, row.ci_low, row.ci_high)
                 cells["p (SFT)"] = "" if np.isnan(row.p_value) else f"{row.p_value:.3f}"
     return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="system")
+
+
+def title_of_study(study: pd.DataFrame) -> str:
+    """Say what the table of test users shows: means, and intervals if there are users enough."""
+    shown = state_too_few(count_users(study, "test"))
+    interval = "[95% interval over users and training seeds]"
+    return "held-out test users, mean " + (f"({shown})" if shown else interval)
 
 
 def log_study(study: pd.DataFrame, contrasts: pd.DataFrame, report: str) -> None:
@@ -255,9 +262,10 @@ def log_study(study: pd.DataFrame, contrasts: pd.DataFrame, report: str) -> None
     shown = ("reward", "rouge_l", "meteor", "similarity", "second_judge", "words", "degenerate")
     own = contrasts[(contrasts["split"] == "test") & (contrasts["metric"] == "reward")]
     logger.info(
-        "held-out test users, mean [95%% interval over users and training seeds]:\n\n%s\n\n"
+        "%s:\n\n%s\n\n"
         "REST-PG's reward minus the other's:\n\n%s\n\nall figures: data/08_reporting/study.csv, "
         "study_contrasts.csv, study_iterations.csv\nreport: data/08_reporting/study.html",
+        title_of_study(study),
         lay_out(study, shown).to_string(),
         own[["against", "difference", "relative", "ci_low", "ci_high", "p_value"]].to_string(
             index=False

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from rest_pg.pipelines.evaluation.nodes import count_users
 from rest_pg.pipelines.evaluation.reading import browse_examples
 from rest_pg.pipelines.evaluation.report import COLORS, style
-from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out
+from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out, title_of_study
 from rest_pg.records import Example, Profile, ScoredSample
 from rest_pg.reporting.html import render
 from rest_pg.reporting.markdown import code_block, escape_markdown
+from rest_pg.statistics import state_too_few
 
 PAPER_SYSTEMS = ("sft", "sft_reasoning", "rest_em", "rest_pg")
 PAPER = {
@@ -82,6 +84,7 @@ def create_study_report(
         },
         browse=browse_examples(examples, profiles, samples, seed, system=METHOD, baseline=BASELINE),
         iterations=[],
+        too_few=state_too_few(count_users(study, "test")),
         n_seeds=int(study["n_seeds"].max()),
         seed=seed,
     )
@@ -93,7 +96,7 @@ def describe_study(study: pd.DataFrame, contrasts: pd.DataFrame) -> str:
     answers = "\n".join(f"- {escape_markdown(sentence)}" for sentence in state_contrasts(contrasts))
     return (
         "Is it the method that gains, or fine-tuning, reasoning or self-training alone?\n\n"
-        f"{answers}\n\nHeld-out test users, mean [95% interval over users and training seeds]:\n\n"
+        f"{answers}\n\n{title_of_study(study).capitalize()}:\n\n"
         f"{code_block(lay_out(study, shown).to_string())}"
     )
 
@@ -101,10 +104,14 @@ def describe_study(study: pd.DataFrame, contrasts: pd.DataFrame) -> str:
 def state_contrasts(contrasts: pd.DataFrame) -> list[str]:
     """Say what REST-PG gains over each system, in reward on test users.
 
-    "Improves" and "lowers" are said only if the whole interval is on one side of 0.
+    "Improves" and "lowers" are said only if the whole interval is on one side of 0; without one, nothing is said.
     """
+    rows = _of_test(contrasts, "reward")
+    too_few = state_too_few(count_users(contrasts, "test")) if rows else ""
+    if too_few:
+        return [f"F{too_few[1:]}, and no statement about REST-PG and other systems."]
     sentences = []
-    for row in _of_test(contrasts, "reward"):
+    for row in rows:
         if row["ci_low"] > 0:
             verb = "improves on"
         elif row["ci_high"] < 0:
