@@ -285,7 +285,10 @@ def method() -> tuple[Pipeline, dict[str, Pipeline]]:
     reading = Pipeline([node(lambda r: r, "raw", "prompts", name="read")])
     training = node(
         finetune,
-        ["base_policy", "sft_examples", "trainer", "params:sft", "params:seed"],
+        [
+            *("base_policy", "sft_examples", "trainer"),
+            *("params:sft", "params:seed", "params:retrieval"),
+        ],
         ["policy_1", "training_figures"],
         name="sft.finetune",
     )

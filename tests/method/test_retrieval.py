@@ -115,7 +115,7 @@ def test_a_user_with_fewer_documents_gets_all_of_them(caplog: pytest.LogCaptureF
     both = [example(1, profile=documents(1)), example(2, profile=documents(4))]
     one, two = retrieve_profiles(both, RecencyRetriever(), RetrievalParams(k=3))
     assert [len(one.documents), len(two.documents)] == [1, 3]
-    assert "1 of them have fewer" in caplog.text
+    assert "2 examples; 1 have fewer, and got all of them" in caplog.text
 
 
 def saved(place: Path, query: str) -> PolicyCheckpoint:

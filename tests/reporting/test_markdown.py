@@ -16,6 +16,7 @@ HOSTILE = (
     "- item",
     "+ item",
     "a | b",
+    "rouge_1_f __init__ _a_b_",
     "---",
     "</td></table>",
     "&lt;b&gt;",

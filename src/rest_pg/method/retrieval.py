@@ -75,11 +75,12 @@ def retrieve_profiles(
     params = params_of(policy, params) if policy else params
     asked = [replace(e, query=build_query(e.input, params.query)) for e in examples]
     profiles = retriever.retrieve(asked, params.k)
+    short = count_short_profiles(examples, params.k)
     logger.info(
-        "retrieved %d documents for each of %d examples; %d of them have fewer, and got all that they have",
+        "retrieved %d documents for each of %d examples%s",
         params.k,
         len(profiles),
-        count_short_profiles(examples, params.k),
+        f"; {short} have fewer, and got all of them" if short else "",
     )
     return profiles
 

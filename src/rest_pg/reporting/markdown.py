@@ -12,7 +12,7 @@ import yaml
 def escape_markdown(value: object) -> str:
     """Return a value as one line of Markdown that shows its characters literally."""
     text = escape(" ".join(str(value).split()), quote=False)
-    text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)  # rouge_1 needs none
     # addresses become links by themselves; what begins a line may begin a heading or a list
     text = re.sub(r"(?<=:)//|(?<=www)\.", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), text)
     return re.sub(r"^(\d*)([#+\-=.)])", lambda m: f"{m[1]}&#{ord(m[2])};", text)
