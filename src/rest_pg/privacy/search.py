@@ -359,6 +359,8 @@ def _searched(record: Mapping[str, Any]) -> Iterator[str]:
         yield str(record.get("text") if value is None else value)
     elif isinstance(record.get("query"), str):
         yield record["query"]
+        # by retrieval.query=request
+        yield " ".join(str(record.get("input", "")).split())
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

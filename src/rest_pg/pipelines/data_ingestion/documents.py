@@ -16,8 +16,9 @@ from rest_pg.fields import (
     text_of,
 )
 from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
-from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages, n_words
+from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages
 from rest_pg.records import Document, RejectedRecord
+from rest_pg.text import count_words
 
 REPEATED = "repeated text of its user"
 DATE = "a date, best as YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss+00:00"
@@ -133,7 +134,7 @@ def _reject(record: dict[str, Any], name: str, expected: str, found: object) -> 
 
 def cut_document(document: Document, params: PassageParams) -> tuple[list[Document], Counter[str]]:
     """Return a short document whole, and a long one cut into passages; and what was left out."""
-    if n_words(document.text) <= params.max_words:
+    if count_words(document.text) <= params.max_words:
         return [document], Counter()
     passages, lost = cut_passages(document.text, params)
     return [

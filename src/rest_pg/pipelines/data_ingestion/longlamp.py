@@ -27,6 +27,7 @@ from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
 from rest_pg.pipelines.data_ingestion.documents import is_forgotten
 from rest_pg.pipelines.data_ingestion.examples import random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
+from rest_pg.text import count_words
 
 IDS = ("id", "document_id")
 SPLIT_NAMES: Mapping[str, Split] = {"train": "train", "val": "validation", "test": "test"}
@@ -160,7 +161,7 @@ def _judge(
     if problem := check_record(record, known):
         counts.rejected.append(problem)
         return f"bad record (field {re.sub(r'[0-9]+', 'N', problem.field)})", "bad_records"
-    if len(record["output"].split()) > params.max_reference_words:
+    if count_words(record["output"]) > params.max_reference_words:
         counts.too_long += 1
         return "longer output", f"longlamp.max_reference_words={params.max_reference_words}"
     return None

@@ -11,6 +11,7 @@ from itertools import pairwise
 import regex
 
 from rest_pg.config import PassageParams
+from rest_pg.text import count_words
 
 TOO_LONG = "passage above the limit, that no paragraph end cuts"
 REST = "rest of a long text, below the limit"
@@ -20,19 +21,11 @@ _BLANK_LINE = re.compile(r"\n\s*\n")
 _UNSPACED = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # written without spaces
 )
-_WITHOUT_SPACES = regex.compile(f"[{_UNSPACED}]")
 _WORD = regex.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _CLOSING = r"""["'\u201d\u2019»)\]\uff09」』】]*"""
 # also of Chinese and Japanese (full stop, question and exclamation mark), Hindi, Arabic and Urdu
 _FULL_STOP = r"[\u3002\uff0e\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u1362\u104b]+"
 _SENTENCE_END = re.compile(rf"[.!?…]+{_CLOSING}(?=\s)|{_FULL_STOP}{_CLOSING}|\n\s*\n")
-
-
-def n_words(text: str) -> int:
-    """Count words; in scripts without spaces each character is one."""
-    if _WITHOUT_SPACES.search(text) is None:
-        return len(text.split())
-    return sum(1 for _ in _WORD.finditer(text))
 
 
 def cut_passages(text: str, params: PassageParams) -> tuple[list[str], Counter[str]]:
@@ -55,7 +48,7 @@ def cut_passages(text: str, params: PassageParams) -> tuple[list[str], Counter[s
         if not paragraph.strip():
             continue
         current.append(paragraph.strip())
-        size += n_words(paragraph)
+        size += count_words(paragraph)
         if size >= params.min_words:
             if size <= params.max_words:
                 passages.append(end.join(current))
@@ -78,7 +71,7 @@ def cut_sentences(text: str, params: PassageParams) -> Iterator[str]:
     """Of the passages: start, end, number of words."""
     is_open = False
     for start, end in _sentences(text, params):
-        size = n_words(text[start:end])
+        size = count_words(text[start:end])
         if is_open and spans[-1][2] + size <= params.max_words:
             spans[-1] = (spans[-1][0], end, spans[-1][2] + size)
         else:
