@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kedro.io.core import DatasetError
 from pyarrow import parquet
@@ -99,6 +99,11 @@ def test_what_csv_writes_is_read_back(
     encoding: str,
     packed: bool,
 ) -> None:
+    # Python's writer leaves a line end of another kind unquoted then, and the row can't be told from two
+    assume(
+        quoting != csv.QUOTE_MINIMAL
+        or not any(set(field) & {"\r", "\n"} for row in rows for field in row)
+    )
     written = [{"user": user, "text": text, "title": "", "date": ""} for user, text in rows]
     path = tmp_path / ("d.CSV.gz" if packed else "d.CSV")
     content = table(written, delimiter, end, quoting=quoting).encode(encoding)

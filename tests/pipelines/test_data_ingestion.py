@@ -15,7 +15,7 @@ from conftest import document, example
 from kedro.io.core import DatasetError
 
 from rest_pg.backends.retrievers import Bm25Retriever, RandomRetriever, RecencyRetriever
-from rest_pg.config import ExampleParams, PassageParams
+from rest_pg.config import ExampleParams, PassageParams, RetrievalParams
 from rest_pg.datasets.sources.documents import DocumentsDataset
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.nodes import (
@@ -231,7 +231,7 @@ def test_work_grows_with_users_and_not_with_their_square(setting: str) -> None:
         examples = create_examples(documents, REQUEST, params, seed=1)
         calls.append(
             count_calls(lambda d=documents: create_examples(d, REQUEST, params, seed=1))
-            + count_calls(lambda e=examples: describe_data(e))
+            + count_calls(lambda e=examples: describe_data(e, RetrievalParams(k=2)))
         )
     # four times the users: the square would be sixteen times the calls
     assert calls[1] < 5 * calls[0]

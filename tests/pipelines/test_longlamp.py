@@ -212,7 +212,7 @@ def test_what_held_out_users_share_is_left_out_of_training(
         update={"max_examples": {"train": 9, "validation": 9, "test": 9}, "max_profile_size": 9}
     )
     with caplog.at_level("INFO"):
-        examples, _ = read_examples(records, params, "stop", seed=7)
+        examples, _, counts = read_examples(records, params, "stop", seed=7)
     found = {e.user_id: [d.text for d in e.profile] for e in examples}
     assert found == {
         "bob": ["a field"],
@@ -220,7 +220,12 @@ def test_what_held_out_users_share_is_left_out_of_training(
         "cat": ["A night train", "a wood", "a common text"],
         "dan": ["a wood"],
     }
-    assert "3 training examples left out, and 1 documents" in caplog.text
+    dropped = counts[counts.outcome == "dropped"]
+    assert dict(zip(dropped.unit, dropped.n, strict=True)) == {
+        "examples": 3,
+        "profile documents": 1,
+    }
+    assert "dropped: 3 held-out users have the same texts" in caplog.text
 
 
 def test_examples_of_mails_are_mixed_in(tmp_path: Path) -> None:

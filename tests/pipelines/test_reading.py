@@ -17,10 +17,11 @@ from rest_pg.freshness import content_of
 from rest_pg.pipelines.data_ingestion.counts import count_records
 from rest_pg.pipelines.data_ingestion.examples import hold_out_latest
 from rest_pg.pipelines.data_ingestion.nodes import check_examples, create_examples, read_documents
-from rest_pg.pipelines.data_ingestion.passages import cut_passages, n_words
+from rest_pg.pipelines.data_ingestion.passages import cut_passages
 from rest_pg.pipelines.data_ingestion.time_order import order_in_time
 from rest_pg.privacy.forgotten import ForgottenUsers
 from rest_pg.records import Document
+from rest_pg.text import count_words
 
 PASSAGES = PassageParams(min_words=4, max_words=9)
 PARAMS = ExampleParams(
@@ -122,8 +123,8 @@ def test_a_text_without_a_usable_paragraph_loses_no_word(words: list[str], space
     text = (" " if spaced else "").join(words).strip()
     passages, lost = cut_passages(text, PASSAGES)
     for passage in passages:
-        assert 0 < n_words(passage) <= PASSAGES.max_words
-    if not lost and n_words(text):
+        assert 0 < count_words(passage) <= PASSAGES.max_words
+    if not lost and count_words(text):
         assert "".join(" ".join(passages).split()) == "".join(text.split())
 
 
@@ -149,7 +150,7 @@ def test_long_texts_are_cut_at_the_best_ends(text: str, expected: list[str]) -> 
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_a_text_up_to_the_limit_stays_whole(n: int) -> None:
     (found,), _, _ = read_documents([raw(text="word " * n)], PASSAGES, "stop")
-    assert (found.document_id, n_words(found.text)) == ("row-1", n)
+    assert (found.document_id, count_words(found.text)) == ("row-1", n)
 
 
 @pytest.mark.parametrize(
