@@ -16,7 +16,7 @@ from rest_pg.datasets import BackendDataset
 from rest_pg.freshness import content_of
 from rest_pg.pipelines.data_ingestion.counts import count_records
 from rest_pg.pipelines.data_ingestion.examples import hold_out_latest
-from rest_pg.pipelines.data_ingestion.nodes import check_examples, create_examples, read_documents
+from rest_pg.pipelines.data_ingestion.nodes import check_examples, draw_examples, read_documents
 from rest_pg.pipelines.data_ingestion.passages import cut_passages
 from rest_pg.pipelines.data_ingestion.time_order import order_in_time
 from rest_pg.privacy.forgotten import ForgottenUsers
@@ -218,16 +218,16 @@ def test_documents_that_no_example_uses_are_counted() -> None:
         for user, size in {"ann": 8, "bob": 8, "cid": 8, "dan": 8, "eve": 8, "few": 2}.items()
         for n in range(size)
     ]
-    examples = create_examples(
+    examples, left_out = draw_examples(
         documents, "Write: {{ items }} {{ opening }} {{ date }} {{ title }}", PARAMS, 5
     )
-    table = count_records(pd.DataFrame(), documents, examples, PARAMS, 5)
+    table = count_records(pd.DataFrame(), documents, examples, left_out, PARAMS)
     found = numbers(table, "documents")
     used = {e.example_id for e in examples} | {d.document_id for e in examples for d in e.profile}
     assert found["read"] == len(documents) == 42
     assert found["used"] == len(used)
-    assert found["dropped: user with too few documents"] == 2
-    assert found["dropped: user beyond the limit"] == 8
+    assert found["dropped: user without examples: too few documents"] == 2
+    assert found["dropped: user without examples: not drawn"] == 8
     assert sum(n for name, n in found.items() if name != "read") == 42
 
 
@@ -323,7 +323,7 @@ def test_a_profile_is_older_than_its_target_in_utc() -> None:
     targets = {
         t.document.document_id: t
         for t in hold_out_latest(
-            documents, params.model_copy(update={"examples_per_user": {"test": 9}}), 1
+            documents, "test", params.model_copy(update={"examples_per_user": {"test": 9}}), 1
         )
     }
     assert "row-8" in {d.document_id for d in targets["row-9"].profile}
@@ -334,7 +334,7 @@ def test_the_remedy_names_the_parameter_that_works() -> None:
     examples = [example(1), example(2, split="test")]
     with pytest.raises(ValueError, match=r"longlamp\.setting=temporal"):
         check_examples(examples, "user", "longlamp")
-    with pytest.raises(ValueError, match=r"raise longlamp\.max_examples"):
+    with pytest.raises(ValueError, match=r"raise longlamp\.max_reference_words or longlamp\.max_examples"):
         check_examples([example(1)], "user", "longlamp")
 
 
