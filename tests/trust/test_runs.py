@@ -117,7 +117,9 @@ def clean(project: Project, mlflow_run_id: str) -> bool:
     kept = {p.parent for p in project.root.glob("data/0[2-7]*/**/20*Z")}
     assert all(len(list(place.iterdir())) == 1 for place in kept)
     given = ("--only-missing-outputs", "--params", f"mlflow_run_id={mlflow_run_id}")
-    return project.kedro(*given).nodes() == []
+    return set(project.kedro(*given).nodes()) <= {
+        "evaluation.log_results"
+    }  # it prints, and stores nothing
 
 
 UNPINNED = f"""
