@@ -41,6 +41,7 @@ from rest_pg.records import (
 from rest_pg.temporary import TEMPORARY
 
 REPOSITORY = Path(__file__).parents[2]
+RAW = "data/01_raw/documents.jsonl"
 Owner = str | None
 
 
@@ -68,6 +69,10 @@ class Project:
         (root / "conf" / "base").mkdir()
         for name in ("catalog.yml", "mlflow.yml"):
             shutil.copy(REPOSITORY / "conf" / "base" / name, root / "conf" / "base")
+        catalog = root / "conf" / "base" / "catalog.yml"
+        sotu = "type: rest_pg.datasets.sources.sotu.SotuDataset"  # whose users would take time
+        own = f"{{type: rest_pg.datasets.sources.documents.DocumentsDataset, filepath: {RAW}}}"
+        catalog.write_text(catalog.read_text().replace(f"\n  {sotu}", f" {own}"))
         shutil.copy(REPOSITORY / "pyproject.toml", root)
         for name in environments:
             shutil.copytree(REPOSITORY / "conf" / name, root / "conf" / name)

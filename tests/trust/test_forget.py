@@ -22,7 +22,7 @@ from rest_pg.privacy.forget import find
 from .conftest import FULL, KEDRO, Ledger, Project
 
 PROJECTS = 200 if FULL else 3
-KILLS = 24 if FULL else 1
+KILLS = 8 if FULL else 1
 CANARY = "zanzibarquokka"
 FIRST, SECOND = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
 
@@ -43,11 +43,12 @@ def test_random_projects(tmp_path: Path, ledger: Ledger) -> None:
     for number in range(PROJECTS):
         draw = random.Random(number)
         project = Forgetting(tmp_path / "project")
-        project.add_environment("other", "elsewhere")
         first, second = draw_users(draw), draw_users(draw)
         project.run(Written(first, FIRST))
         project.run(Written(second, SECOND))
-        project.run(Written(draw_users(draw), FIRST, "elsewhere"))
+        if number % 4 == 0:  # another environment's data, with the same ids
+            project.add_environment("other", "elsewhere")
+            project.run(Written(draw_users(draw), FIRST, "elsewhere"))
         user = draw.choice([*first, *second])
         done, said = forget_in(project, user)
         survived = done
