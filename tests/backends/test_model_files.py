@@ -30,7 +30,7 @@ from rest_pg.backends.models import (
 from rest_pg.checksums import check_policy, mark_complete
 from rest_pg.config import BasePolicyParams, LoraParams
 from rest_pg.datasets import BackendDataset
-from rest_pg.hooks.models import ModelsHook
+from rest_pg.hooks.models import ModelsHook, named_models
 from rest_pg.prompts import end_of_answer
 from rest_pg.records import PolicyCheckpoint
 
@@ -357,6 +357,19 @@ def test_a_run_with_a_model_at_fault_doesnt_start(model, tmp_path) -> None:
     catalog["base_policy"] = MemoryDataset(1)
     with pytest.raises(ValueError, match=r"reward.model"):
         ModelsHook().before_pipeline_run({"only_missing_outputs": True}, pipeline, catalog)
+
+
+def test_a_judge_on_servers_has_its_weights_there() -> None:
+    arguments = {
+        "model": "maker/judge",
+        "scorer": {"backend": "x.Y", "arguments": {"servers": ["a"]}},
+    }
+    catalog = DataCatalog()
+    for name, given in (("reward", arguments), ("other", {"model": "maker/judge"})):
+        catalog[name] = BackendDataset(
+            backend="x.Judge", arguments={"reward": {"arguments": given}}
+        )
+    assert named_models(catalog, ["reward", "other"]) == {("other.model", "model"): "maker/judge"}
 
 
 def test_the_embedded_model_passes_the_checks(tmp_path) -> None:

@@ -46,7 +46,7 @@ from rest_pg.doctor.machine import (
 from rest_pg.doctor.models import check_models, check_templates
 from rest_pg.doctor.rehearsal import Rehearsal, listen, prepare, read_examples, rebuild
 from rest_pg.freshness import PACKAGE
-from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.parameters import EnvironmentHook, ParametersHook
 from rest_pg.hooks.selection import SelectionHook
 from rest_pg.pipelines.plan.nodes import check_budgets
 from rest_pg.prompts import count_tokens
@@ -111,6 +111,7 @@ def load_context(project: Path, env: str | None, params: dict[str, Any]) -> Kedr
         runtime_params=params,
         hook_manager=_NullPluginManager(),
     )
+    EnvironmentHook().after_context_created(context)
     ParametersHook().after_context_created(context)
     return context
 

@@ -59,8 +59,11 @@ def named_models(catalog: DataCatalog, inputs: Iterable[str]) -> dict[tuple[str,
         if name == "params:base_policy":
             named["base_policy.source", "model"] = catalog.load(name).source
         elif not name.startswith("param"):
-            for key, value in flatten(describe(catalog, name)).items():
-                kind = key.rpartition(".")[2]
+            arguments = flatten(describe(catalog, name))
+            for key, value in arguments.items():
+                prefix, _, kind = key.rpartition(".")
+                if f"{prefix}.scorer.arguments.servers" in arguments:  # its weights are elsewhere
+                    continue
                 if key.startswith("arguments.") and kind in KINDS and isinstance(value, str):
                     named[f"{name}.{kind}", kind] = value
     return named
