@@ -315,6 +315,19 @@ def test_a_text_of_several_users_stands_on_one_side(setting: str, opening_words:
     assert n_held_out > 0
 
 
+def test_a_collection_of_the_same_texts_is_refused_with_the_reason() -> None:
+    texts = [f"all wrote of harbour ships part {n} again" for n in range(8)]
+    documents = [
+        document(n, text, user=user)
+        for user in ("ann", "bob", "cid", "dan")
+        for n, text in enumerate(texts)
+    ]
+    with pytest.raises(
+        ValueError, match=r"no train example.*Left out: .*held-out users have the same texts"
+    ):
+        create_examples(documents, REQUEST, example_params(), seed=5)
+
+
 def test_texts_of_one_user_are_left_alone() -> None:
     """Two users' texts, several times each: none is in two users' hands, and nothing is left out."""
     _, left_out = draw_examples(corpus(), REQUEST, example_params(), seed=5)

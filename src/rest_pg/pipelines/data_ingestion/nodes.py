@@ -120,8 +120,9 @@ def draw_examples(
     while draw.redraw_without_barren(examples):
         examples = list(_ask(draw, key_items, template, params))
     left_out = list(find_left_out(draw, examples, params))
-    logger.info("%s; left out: %s", _by_split(examples), "; ".join(summarize(left_out)) or "nobody")
-    check_examples(examples, params.setting)
+    reasons = summarize(left_out)
+    logger.info("%s; left out: %s", _by_split(examples), "; ".join(reasons) or "nobody")
+    check_examples(examples, params.setting, left_out=reasons)
     return examples, left_out
 
 
@@ -225,6 +226,7 @@ def check_examples(
     examples: Sequence[Example],
     setting: Literal["user", "temporal"] = "user",
     section: Literal["examples", "longlamp"] = "examples",
+    left_out: Sequence[str] = (),
 ) -> None:
     """Check examples against leaks and empty parts.
 
@@ -232,6 +234,7 @@ def check_examples(
         examples: all of them.
         setting: whether a user may be in two splits.
         section: of the parameters that made the examples, for the remedies.
+        left_out: what was left out and why, for the same.
 
     Raises:
         ValueError: a user is in two splits (user setting), a reference is in its own profile, an id occurs twice, or
@@ -265,4 +268,5 @@ def check_examples(
             if section == "examples"
             else "bring its records, raise longlamp.max_reference_words or longlamp.max_examples"
         )
-        raise ValueError(f"there is no {missing[0]} example: {remedy}")
+        reasons = f". Left out: {'; '.join(left_out)}" if left_out else ""
+        raise ValueError(f"there is no {missing[0]} example: {remedy}{reasons}")
