@@ -12,6 +12,7 @@ import unicodedata
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 
 from dateutil import parser
@@ -79,8 +80,7 @@ def normalize_date(value: object) -> str | None:
         if isinstance(value, date):
             return value.isoformat()
         if isinstance(value, str):
-            text = unicodedata.normalize("NFKC", value).translate(_CHARACTERS)
-            return _of_text(_REPEATED_ZONE.sub("", " ".join(text.split())).rstrip("-"))
+            return _of_text(value)
         if not isinstance(value, bool) and value == int(value):  # type: ignore[call-overload]
             return _of_digits(str(int(value)))  # type: ignore[call-overload]
     except _UnclearError:
@@ -114,6 +114,11 @@ def interval_of(stored: str) -> Interval | None:
     return Interval((first - 1) * 24 * HOUR, (after - 1) * 24 * HOUR - 1, zoned=False)
 
 
+def is_clear(stored: str) -> bool:
+    """Whether a date that :func:`normalize_date` gave can be read in one way only."""
+    return _STORED.fullmatch(stored) is not None
+
+
 def age_key(stored: str | None) -> int:
     """Return a number that is larger for newer dates; without a clear date the least."""
     interval = interval_of(stored) if stored else None
@@ -129,7 +134,10 @@ def _of_datetime(value: datetime) -> str:
     return _instant(datetime(value.year, value.month, value.day, *fields, value.tzinfo))
 
 
-def _of_text(text: str) -> str | None:
+@lru_cache(maxsize=4096)
+def _of_text(typed: str) -> str | None:
+    text = unicodedata.normalize("NFKC", typed[: 2 * _LONGEST]).translate(_CHARACTERS)
+    text = _REPEATED_ZONE.sub("", " ".join(text.split())).rstrip("-")
     if not text:
         return None
     if len(text) > _LONGEST or not text.isascii():

@@ -9,6 +9,7 @@ from typing import Any
 
 EXACT = 2**53
 """Above this a float holds no exact whole number: several ids would become one."""
+LARGE = 2**20
 UNICODE = "valid Unicode, no lone surrogate or damaged byte"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -71,8 +72,14 @@ def is_nan(value: Any) -> bool:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text holds no lone surrogate: half a character, or a byte that is none. Nothing is copied."""
-    return text.isascii() or _SURROGATE.search(text) is None
+    """Whether a text holds no lone surrogate: half a character, or a byte that is none."""
+    if len(text) > LARGE:  # nothing of that size is copied
+        return text.isascii() or _SURROGATE.search(text) is None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(text: object) -> str:

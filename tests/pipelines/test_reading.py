@@ -334,7 +334,9 @@ def test_the_remedy_names_the_parameter_that_works() -> None:
     examples = [example(1), example(2, split="test")]
     with pytest.raises(ValueError, match=r"longlamp\.setting=temporal"):
         check_examples(examples, "user", "longlamp")
-    with pytest.raises(ValueError, match=r"raise longlamp\.max_reference_words or longlamp\.max_examples"):
+    with pytest.raises(
+        ValueError, match=r"raise longlamp\.max_reference_words or longlamp\.max_examples"
+    ):
         check_examples([example(1)], "user", "longlamp")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rest_pg.config import PassageParams
-from rest_pg.dates import interval_of, normalize_date
+from rest_pg.dates import is_clear, normalize_date
 from rest_pg.fields import (
     identity_of,
     plain_text,
@@ -67,7 +67,7 @@ def _take(
     known: set[tuple[str, str]],
 ) -> None:
     """Keep the passages of a document that its user did not write before."""
-    reading.unclear_dates += document.date is not None and interval_of(document.date) is None
+    reading.unclear_dates += document.date is not None and not is_clear(document.date)
     passages, lost = cut_document(document, params)
     n_kept = len(reading.documents)
     for passage in passages:
@@ -79,10 +79,15 @@ def _take(
     counts = reading.counts
     counts.read(file, "passages", len(passages) + lost.total())
     counts.use(file, "passages", n_kept)
-    counts.drop(file, REPEATED, "", "passages", len(passages) - n_kept)
-    limit = f"passages.max_words={params.max_words}"
-    counts.drop(file, TOO_LONG, limit, "passages", lost[TOO_LONG])
-    counts.drop(file, REST, f"passages.min_words={params.min_words}", "passages", lost[REST])
+    if n_kept < len(passages):
+        counts.drop(file, REPEATED, "", "passages", len(passages) - n_kept)
+    if lost:
+        limits = {
+            TOO_LONG: f"passages.max_words={params.max_words}",
+            REST: f"passages.min_words={params.min_words}",
+        }
+        for reason, n in lost.items():
+            counts.drop(file, reason, limits[reason], "passages", n)
     if n_kept:
         counts.use(file)
     else:

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-import regex
-
 from rest_pg.config import PassageParams
 from rest_pg.text import count_words
 
@@ -19,9 +17,11 @@ REST = "rest of a long text, below the limit"
 _LINE_END = re.compile("\r\n?|[\u2028\u2029\x85]")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _UNSPACED = (
-    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # written without spaces
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
+    "\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"  # Japanese, Chinese
+    "\U00020000-\U000323af"
 )
-_WORD = regex.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _CLOSING = r"""["'\u201d\u2019»)\]\uff09」』】]*"""
 # also of Chinese and Japanese (full stop, question and exclamation mark), Hindi, Arabic and Urdu
 _FULL_STOP = r"[\u3002\uff0e\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u1362\u104b]+"

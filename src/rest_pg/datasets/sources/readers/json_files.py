@@ -76,17 +76,22 @@ def _parse_lines(
         if not line.strip():
             continue
         try:
-            if isinstance(line, str):
-                text = line
-            else:
-                encoding, text = _decode(path, line, encoding)
-            record = _record(_DECODER.decode(text.removeprefix("\ufeff")), columns)
+            encoding, record = _parse(path, line, encoding, columns)
         except (ValueError, RecursionError) as error:
             record = {"unreadable": str(error)}
-        # a line may be hundreds of megabytes long, and the record holds it once more
-        text = ""
-        del line
+        del line  # it may be hundreds of megabytes long, and the record holds it once more
         yield f"{path}, line {number}", record
+
+
+def _parse(
+    path: Path, line: bytes | str, encoding: str | None, columns: Columns | None
+) -> tuple[str | None, RawRecord]:
+    """Parse a line; its text goes with the return, since it may be hundreds of megabytes long."""
+    if isinstance(line, str):
+        text = line
+    else:
+        encoding, text = _decode(path, line, encoding)
+    return encoding, _record(_DECODER.decode(text.removeprefix("\ufeff")), columns)
 
 
 def _decode(path: Path, line: bytes, encoding: str | None) -> tuple[str | None, str]:
