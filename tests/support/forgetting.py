@@ -61,7 +61,8 @@ class Project:
         self.root = root
         self.rows: dict[Path, list[tuple[bytes, Owner]]] = {}
         self.tables: dict[Path, tuple[pd.DataFrame, list[Owner]]] = {}
-        self.embeddings: dict[Path, dict[str, set[str]]] = {}
+        self.embeddings: dict[Path, list[str]] = {}
+        self.writers: defaultdict[str, set[str]] = defaultdict(set)
         self.pages: dict[Path, set[str]] = {}
         self.policies: dict[Path, set[str]] = {}
         self.origins: dict[Path, Origin] = {}
@@ -278,7 +279,7 @@ class Project:
         """Return a copy of the project as it is."""
         shutil.copytree(self.root, root, symlinks=True)
         other = Project.__new__(Project)
-        other.root = root
+        other.root, other.writers = root, self.writers
         for name in ("rows", "tables", "embeddings", "pages", "policies", "origins"):
             mine = getattr(self, name)
             setattr(other, name, {root / p.relative_to(self.root): v for p, v in mine.items()})
@@ -341,15 +342,17 @@ class Project:
         return path
 
     def _embeddings(self, folder: str, examples: Sequence[Example]) -> None:
-        users: defaultdict[str, set[str]] = defaultdict(set)
+        keys: dict[str, None] = {}
         for e in examples:
-            users[digest(e.query)].add(e.user_id)
-            for document in e.profile:
-                users[digest(document.text)].add(document.user_id)
-        frame = pd.DataFrame({"text": list(users), "embedding": [[0.1, 0.2]] * len(users)})
+            # a text has one embedding, of whichever data set its writers are
+            self.writers[digest(e.reference)].add(e.user_id)
+            for text in (e.query, *(document.text for document in e.profile)):
+                keys[digest(text)] = None
+                self.writers[digest(text)].add(e.user_id)
+        frame = pd.DataFrame({"text": list(keys), "embedding": [[0.1, 0.2]] * len(keys)})
         path = self.root / folder / "04_feature" / "embeddings" / "model" / "all.parquet"
         SealedDataset(filepath=str(path), dataset={"type": "pandas.ParquetDataset"}).save(frame)
-        self.embeddings[path] = dict(users)
+        self.embeddings[path] = list(keys)
 
     def policy(
         self, folder: str, name: str, version: str, origin: Origin | None, users: set[str]
@@ -391,8 +394,8 @@ class Project:
             stay = [owner not in forgotten for owner in owners]
             pd.testing.assert_frame_equal(pd.read_parquet(path), frame[stay].reset_index(drop=True))
             check_seal(path)
-        for path, users in self.embeddings.items():
-            wanted = [key for key, own in users.items() if not own <= set(forgotten)]
+        for path, keys in self.embeddings.items():
+            wanted = [key for key in keys if not self.writers[key] <= set(forgotten)]
             left = pd.read_parquet(path)["text"].tolist() if path.exists() else []
             assert left == wanted
         for path, users in self.pages.items():
