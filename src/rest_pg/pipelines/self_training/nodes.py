@@ -35,6 +35,10 @@ from rest_pg.tracking import to_metric_history
 logger = logging.getLogger(__name__)
 
 
+JUDGED = 16
+"""Samples that :func:`check_format` needs."""
+
+
 def sample_seed(seed: int, stage: str, example_id: str, sample_index: int) -> int:
     """Derive a sample's seed from what it is, so that it doesn't depend on what is drawn beside it."""
     key = f"{seed}\0{stage}\0{example_id}\0{sample_index}"
@@ -78,9 +82,13 @@ def sample_responses(
 def check_format(samples: Sequence[Sample], response_format: ResponseFormat) -> None:
     """Check that the fine-tuned policy keeps the response format, before its samples are scored and learnt from.
 
+    Fewer than :data:`JUDGED` samples are not judged: a few draws say too little.
+
     Raises:
         ValueError: more samples than ``max_malformed`` allows are malformed.
     """
+    if len(samples) < JUDGED:
+        return
     reasons = Counter(sample.malformed for sample in samples if sample.malformed)
     n_malformed = reasons.total()
     if n_malformed > response_format.max_malformed * len(samples):
@@ -191,7 +199,7 @@ def select_samples(
             f"no sample reached selection.threshold={params.threshold} (relative to "
             f"{params.relative_to}): the best of {len(scored_samples)} scored {best:.3f}, and "
             f"{malformed} were malformed. Lower the threshold, draw more samples per prompt, or "
-            "train sft for longer."
+            "raise sft.min_steps."
         )
     n_rejected = sum(s.weight < 0 for s in kept)
     logger.info(
