@@ -153,6 +153,13 @@ def report(scratch: Path) -> str:
         7,
         RunTimes(str(scratch)),
         fine_tuning={"seconds": 6.0, "tokens_per_second": 10.0},
+        ingestion_counts=pd.DataFrame(
+            [
+                (hostile("file"), "records", "read", "", "", 3),
+                (hostile("file"), "records", "dropped", hostile("reason"), hostile("by"), 1),
+            ],
+            columns=["file", "unit", "outcome", "reason", "decided_by", "n"],
+        ),
         **{
             "scored_sft": samples(found),
             f"scored_{system}": scored,

@@ -246,7 +246,8 @@ class TrainingParams(Params):
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps at most, where epochs would be more (the paper: 10,000)."""
     min_steps: int = Field(default=1, ge=1)
-    """Optimiser steps at least, where epochs would be fewer: the examples are then read several times over."""
+    """Optimiser steps at least, where epochs would be fewer: the examples are then read several times over. ``max_steps``
+    counts more."""
     batch_size: int = Field(ge=1)
     """Prompts per optimiser step (the paper: 64)."""
     learning_rate: float = Field(gt=0)
@@ -264,14 +265,6 @@ class TrainingParams(Params):
     lora: LoraParams | None = None
     preference: PreferenceParams | None = None
     """Learn from pairs of samples; none: from the likelihood of what was kept (the paper)."""
-
-    @model_validator(mode="after")
-    def _order_of_steps(self) -> TrainingParams:
-        if self.max_steps is not None and self.min_steps > self.max_steps:
-            raise ValueError(
-                f"min_steps={self.min_steps} is above max_steps={self.max_steps}: lower min_steps"
-            )
-        return self
 
     def n_steps(self, n_prompts: int) -> int:
         """Return the optimiser steps of a training on so many prompts."""

@@ -262,3 +262,18 @@ def test_of_many_that_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
         ]
         held = [p.communicate()[0] for p in processes]
         assert held.count(b"held\n") == 1
+
+
+def test_a_lock_that_this_process_could_not_remove_is_no_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = FolderLock(tmp_path, "one")
+    held.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError("read-only")))
+        with pytest.raises(OSError, match="read-only"):
+            held.release()
+    assert (tmp_path / lock.NAME).exists()
+    with FolderLock(tmp_path, "two"):
+        assert '"two"' in (tmp_path / lock.NAME).read_text()
+    assert not (tmp_path / lock.NAME).exists()

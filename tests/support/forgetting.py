@@ -38,6 +38,7 @@ from rest_pg.records import (
     SelectedSample,
     TrainingExample,
 )
+from rest_pg.storage.lock import GUARD
 from rest_pg.temporary import TEMPORARY
 
 REPOSITORY = Path(__file__).parents[2]
@@ -408,11 +409,12 @@ class Project:
         return {name: content for name, content in self.state().items() if name.startswith("data")}
 
     def state(self) -> dict[str, bytes]:
-        """Every file but for the list of forgotten users, journals and receipts."""
+        """Every file but for the list of forgotten users, journals, receipts and the lock's guard."""
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
             if path.is_file()
+            and path.name != GUARD
             and path.suffix != TEMPORARY  # of the killed process, which is this one and lives
             and path.parent.name != "forgetting"
             and "forgotten_users" not in path.name

@@ -95,6 +95,8 @@ class FolderLock:
 
     _held: ClassVar[dict[Path, FolderLock]] = {}
     """Holds of this process, by the lock's file."""
+    _live: ClassVar[set[str]] = set()
+    """Tokens of holds that this process takes or has. A file of this process with another token was left over."""
 
     def __init__(self, directory: Path, purpose: str) -> None:
         """Name the folder, and what is done with it: a command without its parameters."""
@@ -125,8 +127,13 @@ class FolderLock:
             self._begin(earlier._holder)
             return
         mine = self._describe()
-        while not self._create(mine):
-            self._displace()
+        FolderLock._live.add(mine.token)
+        try:
+            while not self._create(mine):
+                self._displace()
+        except BaseException:
+            FolderLock._live.discard(mine.token)
+            raise
         self._begin(mine)
 
     def release(self) -> None:
@@ -134,6 +141,7 @@ class FolderLock:
         if self._holder is None or self._holder.owner != this_process():  # a forked child's copy
             return
         self._hand_over()
+        FolderLock._live.discard(self._holder.token)
         if self._is_own():
             self._file.unlink(missing_ok=True)
         self._holder = None
@@ -261,7 +269,7 @@ class FolderLock:
         except FileNotFoundError:
             return None
         age = filesystem_time(self._directory) - renewed
-        return _Seen(holder, renewed, age, holder.owner.is_running() if holder else None)
+        return _Seen(holder, renewed, age, _is_running(holder))
 
     def _is_still(self, seen: _Seen) -> bool:
         """Watch a lock for two beats: a clock that was set makes a living one look old."""
@@ -291,6 +299,14 @@ class _Seen:
     """Seconds since then, by the same clock."""
     is_running: bool | None
     """Whether its holder runs; none: that cannot be known from here."""
+
+
+def _is_running(holder: Holder | None) -> bool | None:
+    if holder is None:
+        return None
+    if holder.owner == this_process():
+        return holder.token in FolderLock._live
+    return holder.owner.is_running()
 
 
 def _words(holder: Holder | None) -> str:
