@@ -14,7 +14,7 @@ import pytest
 
 from rest_pg.storage.lock import NAME
 
-from .conftest import KEDRO, Ledger, Project, Run, run_id
+from .conftest import FULL, KEDRO, Ledger, Project, Run, run_id
 
 SHORT = "data_ingestion,reasoning_path"
 """Pipelines that make what the later nodes of a run load: examples, profiles, prompts."""
@@ -56,6 +56,7 @@ class Running:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="several runs: `make trust`; tests/storage has the short part")
 def test_a_second_run_is_refused_and_one_past_the_lock_changes_nothing(
     project: Project, finished: tuple[Run, dict[str, bytes]], ledger: Ledger
 ) -> None:
@@ -132,6 +133,7 @@ hook.load_own = lambda dataset: None
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="several runs: `make trust`; tests/storage has the short part")
 def test_a_mixture_of_two_runs_is_made_again(project: Project, ledger: Ledger) -> None:
     project.clean()
     alone = project.kedro("--pipelines", SHORT)
@@ -164,6 +166,7 @@ def prepared(project: Project) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="several runs: `make trust`; tests/storage has the short part")
 def test_shards_and_checkpoints_survive_other_runs(
     project: Project, finished: tuple[Run, dict[str, bytes]], ledger: Ledger
 ) -> None:
