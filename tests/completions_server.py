@@ -20,6 +20,10 @@ class CompletionsServer:
     def __init__(self, policy: PolicyCheckpoint, name: str = "model") -> None:
         self.model = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32).eval()
         self.name, self.root = name, str(policy.path)
+        self.busy: list[str] = []
+        """What ``Retry-After`` says in the next answers, each of which is 503, or 429 if the list is long."""
+        self.changes: dict[str, Any] = {}
+        """What each sample of an answer says instead."""
         self.failures = 0
         """Requests that are answered with an error, from now on."""
         self.refuses = False
@@ -45,6 +49,12 @@ class CompletionsServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 time.sleep(own.delay)
                 own.requests.append(body)
+                if own.busy:
+                    self.send_response(429 if len(own.busy) > 1 else 503)
+                    self.send_header("Retry-After", own.busy.pop(0))
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 if own.failures:
                     own.failures -= 1
                     self.send_error(500, "out of order")
@@ -101,7 +111,7 @@ class CompletionsServer:
             "text": text,
             "finish_reason": "stop" if ends else "length",
             **({"token_ids": kept} if self.shows_tokens else {}),
-        }
+        } | self.changes
         if wanted := body.get("logprob_token_ids"):
             logits = self.model(torch.tensor([body["prompt"]])).logits[0, -1].log_softmax(-1)
             choice["logprobs"] = {

@@ -84,6 +84,13 @@ def build_policy(
     return PolicyCheckpoint(path)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """MLflow puts the database of one test into the environment: it is nobody's wish for the next one."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Policies that no test saves must not pile up in the system's directory."""

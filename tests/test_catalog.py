@@ -7,6 +7,7 @@ from kedro.io import DataCatalog
 from rest_pg import pipeline_registry
 from rest_pg.freshness import flatten
 from rest_pg.runtime.session import RunParameters
+from rest_pg.settings import CONFIG_LOADER_ARGS
 
 PROJECT = Path(__file__).parents[1]
 
@@ -93,9 +94,9 @@ def test_one_parameter_on_the_command_line_leaves_its_group_as_it_is(env: str) -
 
 
 def test_other_data_is_trained_on_as_the_default_is() -> None:
-    """A group in an environment replaces the whole of the base's: what it leaves out is lost."""
+    settings = {k: v for k, v in CONFIG_LOADER_ARGS.items() if k != "default_run_env"}
     loaders = {
-        env: OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env=env)
+        env: OmegaConfigLoader(str(PROJECT / "conf"), default_run_env=env, **settings)
         for env in ("local", "longlamp")
     }
     trained = {

@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,13 @@ from rest_pg.datasets import BackendDataset, PolicyDataset, RecordsDataset, Seal
 from rest_pg.datasets.mlflow import SamplesTableDataset, SystemRunsDataset
 from rest_pg.freshness import Origin
 from rest_pg.records import Score, SystemCurve
-from rest_pg.temporary import make_temporary_directory, sweep_temporary, temporary_name
+from rest_pg.storage.owner import Owner, this_process
+from rest_pg.temporary import (
+    OLD_SECONDS,
+    make_temporary_directory,
+    sweep_temporary,
+    temporary_name,
+)
 
 DOCUMENT = "rest_pg.records.Document"
 
@@ -200,15 +208,23 @@ def test_a_policy_that_a_killed_run_had_not_saved_yet_is_swept(
     assert len(list(system.iterdir())) == 2
 
 
+def left_by(path: Path, owner: Owner) -> Path:
+    """Make a directory with a file in it, as a process left it half written."""
+    left = path.with_name(f".{path.name}.{owner.tag}.tmp")
+    left.mkdir(parents=True)
+    (left / "weights").write_text("half")
+    return left
+
+
+DEAD = replace(this_process(), started="1")
+"""An earlier process of this one's number."""
+
+
 def test_two_runs_may_sweep_the_same_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have seen a directory, and the other one has removed a file in it first."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = tmp_path / f".policy.{dead.pid}.tmp"
-    left.mkdir()
-    (left / "weights").write_text("half")
+    left = left_by(tmp_path / "policy", DEAD)
     unlink = os.unlink
 
     def unlink_behind_the_other(path: str, *, dir_fd: int | None = None) -> None:
@@ -223,17 +239,43 @@ def test_two_runs_may_sweep_the_same_at_once(
 
 
 def test_only_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / "v").mkdir()
-    left = tmp_path / "v" / f".a.jsonl.{dead.pid}.tmp"
-    left.write_text("half")
-    (tmp_path / f".policy.{dead.pid}.tmp").mkdir()
-    (tmp_path / f".policy.{dead.pid}.tmp" / "weights").write_text("half")
+    """What may still be written by a process that cannot be asked goes by its age."""
+    dead = left_by(tmp_path / "v" / "a.jsonl", DEAD)
     own = temporary_name(tmp_path / "b.jsonl")
     own.write_text("at work")
-    assert sweep_temporary(tmp_path) == 2
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [own.name]
+    elsewhere = [
+        left_by(tmp_path / "other_machine", replace(DEAD, boot="0123456789abcdef")),
+        left_by(tmp_path / "other_container", replace(DEAD, namespace="1")),
+        left_by(tmp_path / "no_proc", Owner("", "", "", os.getpid(), "")),
+    ]
+    (earlier := tmp_path / ".a.jsonl.999999999.tmp").write_text(
+        "of an earlier version of the project"
+    )
+    assert sweep_temporary(tmp_path) == 1
+    assert not dead.exists()
+    assert all(path.exists() for path in (own, earlier, *elsewhere))
+    week = time.time() - OLD_SECONDS
+    for path in (own, earlier, *elsewhere[1:], *(p / "weights" for p in elsewhere)):
+        os.utime(path, (week - 60, week - 60))
+    os.utime(elsewhere[0], (week + 60, week + 60))
+    assert sweep_temporary(tmp_path) == 3
+    assert all(path.exists() for path in (own, elsewhere[0]))
+
+
+def test_no_other_programs_or_users_files_are_swept(tmp_path: Path) -> None:
+    names = [
+        ".notes.tmp",
+        ".swap.12a.tmp",
+        "a.12.tmp",
+        f".x.{DEAD.tag}.tmpx",
+        f"01_raw/.mine.{DEAD.tag}.tmp",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a person's")
+        os.utime(tmp_path / name, (1, 1))
+    assert sweep_temporary(tmp_path) == 0
+    assert all((tmp_path / name).exists() for name in names)
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_make_target_exists(page: str, command: str) -> None:
 def test_commands_are_found() -> None:
     assert len(commands("kedro run")) > 20
     assert len(commands("make")) > 5
-    assert commands("MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow")
+    assert commands("MLFLOW_TRACKING_URI=sqlite:///mlflow.db python")
 
 
 def test_the_page_of_parameters_has_every_one() -> None:

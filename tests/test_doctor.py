@@ -112,6 +112,9 @@ def test_a_sound_project_is_estimated_and_nothing_else_is_written(
             id="small_budget",
         ),
         pytest.param("sft.epochs=0", "epochs", "greater than 0", id="bad_parameter"),
+        pytest.param(
+            "n_iteration=3", "no such parameter: n_iteration", "n_iterations?", id="no_parameter"
+        ),
         pytest.param("sft.max_tokens=100", "above max_tokens=100", "raise it", id="long_examples"),
     ],
 )
@@ -123,6 +126,21 @@ def test_what_would_stop_a_run_is_said_before_with_its_remedy(
     assert found in text
     assert remedy in text
     assert "Traceback" not in text
+
+
+def test_a_model_at_fault_and_an_unknown_environment_are_problems(doctor, project) -> None:
+    weights = project.root / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    status, text = doctor("--no-calibration")
+    weights.write_bytes(whole)
+    assert status == 1
+    assert "cut or damaged" in text
+    assert "copy or download it again" in text
+    status, text = doctor("--no-calibration", "--env", "trsut")
+    assert status == 1
+    assert "there is no environment 'trsut'" in text
+    assert "Did you mean trust" in text
 
 
 def test_missing_data_is_a_problem(doctor, project) -> None:
@@ -285,7 +303,10 @@ def method() -> tuple[Pipeline, dict[str, Pipeline]]:
     reading = Pipeline([node(lambda r: r, "raw", "prompts", name="read")])
     training = node(
         finetune,
-        ["base_policy", "sft_examples", "trainer", "params:sft", "params:seed"],
+        [
+            *("base_policy", "sft_examples", "trainer"),
+            *("params:sft", "params:seed", "params:retrieval"),
+        ],
         ["policy_1", "training_figures"],
         name="sft.finetune",
     )

@@ -179,7 +179,7 @@ def write_inputs(root: Path) -> dict[str, str]:
         r"own\.mbox": str(root / "own.mbox"),
         r"DIRECTORY": str(root / "model"),
         r"DIR\b": str(root / "longlamp"),
-        r"user_id=ID": "user_id=user1",
+        r"forget (ID|USER)\b": "forget user1",
         "world_size=8": "world_size=2",
         "batch_size=64": "batch_size=2",
     }
@@ -204,7 +204,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 def documented() -> list[str]:
     """Commands in an order in which they can run: who forgets a user comes last."""
-    found = {command for _, command in commands("kedro run") | commands("kedro doctor")}
+    names = ("kedro run", "kedro doctor", "kedro forget")
+    found = {command for name in names for _, command in commands(name)}
     return sorted(
         (c for c in found if not any(word in c for word in ELSEWHERE)),
         key=lambda command: (LAST in command, command),

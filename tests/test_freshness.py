@@ -25,6 +25,7 @@ PROJECT = Path(__file__).parents[1]
 FIRST = {
     "seed": [
         "create_examples",
+        "count_records",
         "finetune",
         "sample_responses",
         "select_samples",
@@ -35,8 +36,8 @@ FIRST = {
     ],
     "passages": ["read_documents"],
     "bad_records": ["read_documents"],
-    "examples": ["create_examples"],
-    "retrieval": ["retrieve_profiles"],
+    "examples": ["create_examples", "count_records"],
+    "retrieval": ["retrieve_profiles", "describe_data", "finetune", "maximize"],
     "base_policy": ["import_policy"],
     "prompt": ["create_prompts", "create_direct_prompts"],
     "response_format": [
@@ -134,8 +135,8 @@ def test_each_parameter_of_longlamp_makes_its_reading_stale(monkeypatch) -> None
 
 OTHERS = {
     "study": 14,
-    "exploration": 6,
-    "starts": 5,
+    "exploration": 7,
+    "starts": 6,
     "shuffled_profiles": 5,
     "forced_paths": 4,
     "path_effect": 5,

@@ -32,9 +32,10 @@ from rest_pg.datasets import PolicyDataset
 from rest_pg.datasets.mlflow import DescriptionDataset
 from rest_pg.datasets.sources.documents import DocumentsDataset
 from rest_pg.hooks import mlflow_run
+from rest_pg.hooks.directory import DirectoryHook
 from rest_pg.hooks.interrupt import InterruptedRun, InterruptHook
-from rest_pg.hooks.mlflow_run import MlflowLastHook, MlflowRunHook
-from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.mlflow_run import ForeignRun, MlflowLastHook, MlflowRunHook, MlflowStoreHook
+from rest_pg.hooks.parameters import EnvironmentHook, ParametersHook
 from rest_pg.hooks.provenance import LineageHook, git_commit
 from rest_pg.hooks.selection import SelectionHook
 from rest_pg.runtime.session import RunParameters
@@ -49,6 +50,7 @@ def store(tmp_path, monkeypatch):
     yield
     while mlflow.active_run():
         mlflow.end_run()
+    ForeignRun.note()
 
 
 def test_parameters_are_flat_and_a_changed_one_becomes_a_tag(store, monkeypatch) -> None:
@@ -276,3 +278,189 @@ def test_parameters_are_typed_by_the_pipelines_of_their_environment(
     ParametersHook().after_context_created(context)
     assert isinstance(context.params.get("longlamp"), LongLampParams) is typed
     assert isinstance(context.params["examples"], ExampleParams) is not typed
+
+
+PROJECT = Path(__file__).parents[1]
+
+
+def context(
+    env: str | None = None, conf: Path = PROJECT / "conf", **runtime: object
+) -> KedroContext:
+    loader = OmegaConfigLoader(str(conf), env=env, runtime_params=runtime, **CONFIG_LOADER_ARGS)
+    return KedroContext(
+        project_path=conf.parent,
+        config_loader=loader,
+        env=env,
+        package_name="rest_pg",
+        hook_manager=PluginManager("kedro"),
+        runtime_params=runtime,
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "given", "said"),
+    [
+        (None, {"n_iteration": 3}, r"n_iteration \(--params\): did you mean n_iterations"),
+        (None, {"seeed": 8}, r"seeed \(--params\): did you mean seed,"),
+        (None, {"sft": {"epoch": 3}}, r"sft.epoch \(--params\): did you mean sft.epochs"),
+        (None, {"sft": {"lora": {"rank": 3}}}, r"sft.lora.rank \(--params\)"),
+        (None, {"epochs": 3}, r"epochs .* did you mean (sft|maximization).epochs"),
+        (None, {"seed": {"x": 3}}, r"seed.x \(--params\)"),
+        (None, {"unheard": {"of": 1}}, r"unheard.of \(--params\)"),
+        (
+            None,
+            {"expectation": {"decoding": {"top_pp": 1}}},
+            "did you mean expectation.decoding.top_p",
+        ),
+        (None, {"examples": {"examples_per_user": {"trian": 3}}}, "examples_per_user.train"),
+        (None, {"experiments": {"path_effect": {"path": 3}}}, "experiments.path_effect.paths"),
+        (None, {"mail": "x"}, "which only --env mail reads"),
+        ("own", {"documents": 2024}, "documents is a text, and 2024 is none"),
+        ("own", {"documents": False}, "documents is a text, and False is none"),
+        ("longlamp", {"longlamp_path": 83}, "longlamp_path is a text"),
+        (None, {"policy": 1.0}, "policy is a text"),
+    ],
+)
+def test_a_parameter_that_does_not_exist_stops_a_session(env, given, said, monkeypatch) -> None:
+    monkeypatch.setattr(RunParameters, "values", None)
+    with pytest.raises(ValueError, match=said):
+        ParametersHook().after_context_created(context(env, **given))
+    assert RunParameters.values is None
+
+
+@pytest.mark.parametrize("env", sorted(p.name for p in (PROJECT / "conf").iterdir() if p.is_dir()))
+def test_every_parameter_of_every_environment_exists(env: str, monkeypatch) -> None:
+    monkeypatch.setattr(RunParameters, "values", None)
+    given = {
+        "mlflow_run_id": "0a",
+        "world_size": 2,
+        "policy": None,
+        "requests": "r.jsonl",
+        "sft": {"lora": None, "optimizer": "adafactor", "max_steps": 3},
+        "plan": {"judge": {"hidden_size": 3}},
+        "longlamp": {"task": "mixed"},
+    }
+    ParametersHook().after_context_created(context(env, **given))
+
+
+def test_a_misspelt_parameter_of_an_environment_s_file_is_refused(tmp_path) -> None:
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "own" / "parameters_more.yml").write_text("sft: {epoch: 3}\n_anchor: 1\n")
+    with pytest.raises(ValueError, match=r"sft.epoch \(conf/own\): did you mean sft.epochs"):
+        ParametersHook().after_context_created(context("own", tmp_path / "conf"))
+
+
+def test_the_groups_are_those_of_the_pipelines_nodes() -> None:
+    """A model that is missing from GROUPS would leave its names unchecked."""
+    from typing import get_type_hints
+
+    from rest_pg.config import GROUPS, Params
+
+    bootstrap_project(PROJECT)
+    for node_ in sum(pipelines.values(), Pipeline([])).nodes:
+        function = getattr(node_.func, "func", node_.func)
+        try:
+            hints = get_type_hints(function)
+        except TypeError:
+            continue
+        names = [hint for hint in hints.items() if isinstance(hint[1], type)]
+        typed = {name for name, kind in names if issubclass(kind, Params)}
+        for name in node_.inputs:
+            key = name.removeprefix("params:")
+            if name != key and key in typed and key != "forget":
+                assert GROUPS[key] is hints[key], key
+
+
+@pytest.mark.parametrize(
+    ("env", "said"), [("tets", "Did you mean tests"), ("zzz", "It has base, cluster")]
+)
+def test_an_environment_that_does_not_exist_is_refused(env: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no environment {env!r}.*{said}"):
+        EnvironmentHook().after_context_created(context(env))
+    EnvironmentHook().after_context_created(context("own"))
+    EnvironmentHook().after_context_created(context(None))
+
+
+def test_another_ones_run_stays_open(store) -> None:
+    with mlflow.start_run() as theirs:
+        MlflowStoreHook().after_context_created(context())
+        with mlflow.start_run(nested=True) as ours:
+            MlflowLastHook().on_pipeline_error(ValueError("no disk"))
+        assert mlflow.active_run().info.run_id == theirs.info.run_id
+        MlflowRunHook().after_pipeline_run()
+        assert mlflow.active_run().info.run_id == theirs.info.run_id
+        command = MlflowRunHook()
+        command.on_pipeline_error(ValueError("no disk"), {})
+    assert mlflow.get_run(ours.info.run_id).info.status == "FAILED"
+    assert mlflow.get_run(theirs.info.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_is_refused_before_its_first_node_is_a_failed_one(store) -> None:
+    run = mlflow.start_run()
+    before = MlflowLastHook().before_pipeline_run()
+    next(before)
+    with pytest.raises(ValueError, match="refused"):
+        before.throw(ValueError("refused"))
+    assert mlflow.get_run(run.info.run_id).info.status == "FAILED"
+
+
+def test_the_database_is_the_projects_unless_the_environment_names_one(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def found() -> tuple[str, str, bool]:
+        created = context()
+        MlflowStoreHook().after_context_created(created)
+        settings = created.config_loader["mlflow"]
+        experiment = settings["tracking"]["experiment"]
+        place = "artifact_location" in experiment["create_experiment_kwargs"]
+        return settings["server"]["mlflow_tracking_uri"], experiment["name"], place
+
+    own = (f"sqlite:///{PROJECT}/mlflow.db", "rest-pg", True)
+    assert found() == own
+    # MLflow puts what it is told into the environment: that is no wish of the user's
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own[0])
+    assert found() == own
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert found() == (f"sqlite:///{tmp_path}/other.db", "mine", True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert found() == ("http://127.0.0.1:5000", "mine", False)
+
+
+@pytest.mark.parametrize("damage", ["noise", "cut", "directory"])
+def test_a_damaged_database_is_named_with_its_remedy(store, tmp_path, monkeypatch, damage) -> None:
+    database = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    MlflowStoreHook().after_context_created(context())
+    whole = database.read_bytes()
+    if damage == "noise":
+        database.write_bytes(b"\0" * 4096 + whole[4096:])
+    elif damage == "cut":
+        database.write_bytes(whole[: len(whole) // 2])
+    else:
+        database.unlink()
+        database.mkdir()
+    with pytest.raises(ValueError, match=rf"{database} is damaged .* Move it away \(mv "):
+        MlflowStoreHook().after_context_created(context())
+
+
+def test_a_run_works_in_the_project_and_returns(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(RunParameters, "project", None)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    hook = DirectoryHook()
+    for end in (hook.after_pipeline_run, hook.on_pipeline_error):
+        before = hook.before_pipeline_run({"project_path": str(tmp_path)})
+        next(before)
+        assert Path.cwd() == tmp_path
+        with pytest.raises(StopIteration):
+            before.send(None)
+        end()
+        assert Path.cwd() == tmp_path / "notebooks"
+    before = hook.before_pipeline_run({"project_path": str(tmp_path)})
+    next(before)
+    with pytest.raises(ValueError, match="refused"):
+        before.throw(ValueError("refused"))
+    assert Path.cwd() == tmp_path / "notebooks"

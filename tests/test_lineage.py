@@ -15,7 +15,6 @@ PROJECT = Path(__file__).parents[1]
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two finished runs, the older one of the whole method, and no project's database is touched."""
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr(lineage, "DATABASE", str(tmp_path / "mlflow.db"))
     monkeypatch.setattr(RunParameters, "values", None)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
@@ -27,6 +26,9 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_without_a_run_it_says_what_to_do(finished: str) -> None:
     with pytest.raises(ValueError, match="make one, or name one by --run-id"):
+        lineage.attach_lineage(PROJECT, None, None)
+    (Path(finished) / "mlflow.db").write_bytes(b"no database" * 999)
+    with pytest.raises(ValueError, match=r"mlflow.db is damaged \(file is not a database\)"):
         lineage.attach_lineage(PROJECT, None, None)
 
 

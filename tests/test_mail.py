@@ -41,7 +41,7 @@ def test_an_mbox_is_read_by_sender_without_quotations(tmp_path: Path) -> None:
     first, second = MailDataset(path=str(tmp_path / "own.mbox")).load()
     assert first["user"] == "ann@example.org"
     assert first["text"] == "Dear Bob,\n\nthe pier is open again."
-    assert (first["title"], first["date"]) == ("Re: the pier", "2022-01-04")
+    assert (first["title"], first["date"]) == ("Re: the pier", "2022-01-04T09:30:00+01:00")
     assert (second["user"], second["text"], second["id"]) == (
         "bob@example.org",
         "A second one.",
@@ -54,10 +54,12 @@ def test_avocados_zip_files_are_read_where_they_are(tmp_path: Path) -> None:
         archive.writestr("007/007-000002-EM.txt", message("A second one.").as_bytes())
         archive.writestr("007/007-000001-EM.txt", message().as_bytes())
         archive.writestr("007/notes.xml", "<x/>")
-    first, second = MailDataset(path=str(tmp_path)).load()
+    first, second, other = MailDataset(path=str(tmp_path)).load()
     assert first["text"] == "Dear Bob,\n\nthe pier is open again."
     assert first["id"] == "007/007/007-000001-EM.txt"
     assert second["text"] == "A second one."
+    assert other["source"].endswith("007.zip, 007/notes.xml")
+    assert other["skipped"].startswith("no mail")
 
 
 def test_a_damaged_zip_file_is_a_bad_record_and_no_end(tmp_path: Path) -> None:
@@ -74,18 +76,19 @@ def test_a_damaged_zip_file_is_a_bad_record_and_no_end(tmp_path: Path) -> None:
     assert good["text"] == "The first one."
     assert "CRC" in flipped["unreadable"]
     assert flipped["source"].endswith("a.zip, 2.txt")
-    assert "not a zip file" in none["unreadable"]
+    assert "not a zip file, as its name says: copy or export it again" in none["unreadable"]
 
 
-def test_single_messages_in_directories_html_and_what_is_broken(tmp_path: Path) -> None:
+def test_single_messages_in_directories_html_and_a_bad_date(tmp_path: Path) -> None:
     page = message()
     page.set_content("<style>p {}</style><p>Hello <b>you</b></p><p>bye</p>", subtype="html")
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "1.eml").write_bytes(page.as_bytes())
     (tmp_path / "ann" / "2.txt").write_bytes(b"From: a@b.c\nDate: never\n\nHi there")
-    html, broken = MailDataset(path=str(tmp_path)).load()
+    html, undated = MailDataset(path=str(tmp_path)).load()
     assert html["text"] == "Hello you\nbye"
-    assert "unreadable" in broken
+    assert (undated["text"], undated["date"]) == ("Hi there", None)
+    assert undated["odd"] == ["the date 'never' can't be told"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,9 @@ def test_missing_and_empty_mailboxes_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not there: export your mail as mbox"):
         MailDataset(path=str(tmp_path / "none")).load()
     with pytest.raises(DatasetError, match="holds no message"):
+        MailDataset(path=str(tmp_path)).load()
+    (tmp_path / "notes.md").write_text("Buy tickets.")
+    with pytest.raises(DatasetError, match=r"holds no message.*notes\.md: no mail"):
         MailDataset(path=str(tmp_path)).load()
 
 
@@ -128,9 +134,9 @@ def test_an_opening_is_given_and_the_rest_is_asked_for() -> None:
         for user in ("ann", "bob", "eve")
         for i, word in enumerate(("harbours", "schools", "railways", "taxes"))
     ]
-    template = 'Complete "{{ title }}": {{ opening }}'
+    template = 'Complete the mail with the subject "{{ title }}", which begins: {{ opening }}'
     for example in create_examples(documents, template, params, seed=1):
-        assert example.input.startswith(f'Complete "News": {example.user_id} wrote letter')
+        assert example.input.endswith(f'"News", which begins: {example.user_id} wrote letter')
         assert example.reference.split()[1] == "about"
         # nothing of what has to be written is searched for
         assert example.query == f"News {example.user_id} wrote letter"

@@ -1,5 +1,6 @@
 """An object store as fsspec's memory filesystem: the same calls as S3's, without a network."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from rest_pg.checksums import COMPLETE, policy_fingerprint
 from rest_pg.datasets import PolicyDataset, RecordsDataset, SealedDataset
 from rest_pg.datasets.policy import at_hand
 from rest_pg.freshness import Origin
-from rest_pg.hooks.forget_in_stores import ForgetInStoresHook
 from rest_pg.object_store import open_store, roots_of
+from rest_pg.privacy.forget import forget
 from rest_pg.records import PolicyCheckpoint
 
 DOCUMENT = "rest_pg.records.Document"
@@ -223,12 +224,10 @@ def test_roots_are_in_front_of_names_in_braces() -> None:
 
 
 def test_who_is_forgotten_is_forgotten_in_the_store(store, tmp_path, monkeypatch) -> None:
-    from types import SimpleNamespace as Node
-
-    from rest_pg.config import ForgetParams
-    from rest_pg.pipelines.forget.nodes import forget_user, list_policies
-
-    texts = ["the harbour is open to every ship", "the hills are green in this early May"]
+    texts = [
+        "the harbour is open to every ship that comes",
+        "the hills are green in this early May and June",
+    ]
     for version in ("v1", "v2"):
         records(version).save(
             [document(1, texts[0], user="ann"), document(2, texts[1], user="bob")]
@@ -236,21 +235,37 @@ def test_who_is_forgotten_is_forgotten_in_the_store(store, tmp_path, monkeypatch
     report = {"filepath": "memory://bucket/report.html", "dataset": {"type": "text.TextDataset"}}
     SealedDataset(**report).save(f"<p>{texts[0]}</p>")
     another_machine(tmp_path, monkeypatch)
-    (Path.cwd() / "data").mkdir()
-    hook = ForgetInStoresHook()
     entries: dict[str, Any] = {
-        "documents": {"filepath": "memory://bucket/documents.jsonl", "credentials": "mine"},
-        "report": report | {"credentials": {"secret": "inline"}},
+        "documents": {
+            "type": "rest_pg.datasets.RecordsDataset",
+            "filepath": "memory://bucket/documents.jsonl",
+            "record": DOCUMENT,
+            "credentials": "mine",
+        },
+        "report": report
+        | {"type": "rest_pg.datasets.SealedDataset", "credentials": {"secret": "inline"}},
     }
-    hook.after_catalog_created(entries, {"mine": {}})
-    params = ForgetParams(user_id="ann")
-    hook.before_node_run(Node(name="list_policies"))
-    policies = list_policies(params)
-    hook.after_node_run(Node(name="list_policies"))
-    forget_user(params, policies)
-    hook.after_node_run(Node(name="forget_user"))
+    for name, content in (("base/catalog", entries), ("local/credentials", {"mine": {}})):
+        path = Path.cwd() / "conf" / f"{name}.yml"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    said: list[str] = []
+    assert forget(Path.cwd(), "ann", None, yes=True, retire=False, say=said.append), said
     left = b"".join(store.cat_file(path) for path in store.find("/bucket"))
     assert b'"ann' not in left
     assert b"harbour" not in left
     assert [d.user_id for v in ("v1", "v2") for d in records(v).load()] == ["bob", "bob"]
     assert not store.exists("/bucket/report.html")
+
+
+def test_a_key_that_leaves_its_place_is_refused(store, tmp_path) -> None:
+    for address in ("memory://bucket/../../x.jsonl", "memory://bucket/a/../b.jsonl"):
+        with pytest.raises(DatasetError, match=r"holds '..'"):
+            open_store(address, {})
+    # to a store a key is any text: somebody may have put one
+    kept, _ = open_store("memory://bucket/a", {})
+    assert kept is not None
+    for key in ("bucket/../../../escaped", "bucket/a/..", "bucket\\..\\escaped"):
+        with pytest.raises(DatasetError, match=r"holds '..'"):
+            kept.copy_of(key)
+    assert kept.copy_of("bucket/a..b/..c").is_relative_to(tmp_path / "data" / ".objects")

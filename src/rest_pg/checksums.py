@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kedro.io.core import DatasetError
 
@@ -19,6 +19,8 @@ SEAL = ".sha256"
 """Behind a file's name: the file with its checksum, as ``sha256sum --check`` reads it."""
 COMPLETE = "complete.json"
 """Written last into a policy's directory: the size and SHA-256 of each of its files."""
+ROWS = "rows.json"
+"""Beside checkpoints: digests of the examples that the training is of, so that a forgotten user's is found."""
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
@@ -32,6 +34,7 @@ def put_sealed(
     temporary: Path,
     path: Path,
     *,
+    seal: Path | None = None,
     beside: Mapping[Path, str | None] | None = None,
     known: str | None = None,
     done: Callable[[Path], None] = lambda part: None,
@@ -45,14 +48,16 @@ def put_sealed(
     Args:
         temporary: the new file, on the same filesystem.
         path: where it goes.
+        seal: where its checksum stands, if it isn't beside it: the file is reached by a link.
         beside: further small files and their new texts; without a text, none stays.
         known: the old file's seal; none: what is in its place.
         done: called with each part that has changed, in order.
     """
-    seal = seal_of(path)
+    named = seal or seal_of(path)
+    seal = named.resolve() if named.is_symlink() else named
     if known is None:
         known = _text_of(seal)
-    own = f"{digest_of(temporary)}  {path.name}\n"
+    own = f"{digest_of(temporary)}  {named.name.removesuffix(SEAL)}\n"
     parts = dict(beside or {})
     steps: list[tuple[Path, Path | None]] = []
     sync(temporary)
@@ -144,18 +149,27 @@ def sync(path: Path) -> None:
 def mark_complete(path: Path) -> None:
     """Write the size and SHA-256 of each file of a policy, synced to disk."""
     files = {}
-    for file in sorted(path.iterdir()):
-        if file.is_file() and file.name != COMPLETE:
-            sync(file)
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": digest_of(file)}
+    for name in _names_below(path):
+        sync(path / name)
+        files[name] = {"bytes": (path / name).stat().st_size, "sha256": digest_of(path / name)}
     with (path / COMPLETE).open("w", encoding="utf-8") as marker:
         json.dump({"files": files}, marker, indent=2)
         marker.flush()
         os.fsync(marker.fileno())
 
 
+def _names_below(path: Path) -> list[str]:
+    """Return the files of a policy, those of its directories too, by their names within it."""
+    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in found if name != COMPLETE)
+
+
 def check_policy(path: Path) -> None:
-    """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte."""
+    """Raise ``DatasetError`` if a policy's directory isn't whole, byte for byte, or holds any other file.
+
+    A library may read a file that was added later: a second safetensors file, a template, code. Hidden files,
+    which file managers leave, are read by none.
+    """
     try:
         marker = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
         files = {name: (own["bytes"], own["sha256"]) for name, own in marker["files"].items()}
@@ -165,6 +179,12 @@ def check_policy(path: Path) -> None:
             f"{path} has no readable {COMPLETE}: it was not saved to the end. "
             "Delete it, then run again with --only-missing-outputs."
         ) from error
+    added = [n for n in _names_below(path) if n not in files and not Path(n).name.startswith(".")]
+    if added:
+        raise DatasetError(
+            f"{path} holds {', '.join(added[:3])}{', …' if len(added) > 3 else ''}, which wasn't saved with the "
+            "policy: a model's library might read it. Move it elsewhere."
+        )
     for name, (size, digest) in files.items():
         file = path / name
         found = file.stat() if file.is_file() else None
@@ -184,9 +204,16 @@ def files_of(policy: Path) -> list[str]:
     """Return the names that a policy's marker lists; none if it can't be read, as the check will say."""
     try:
         names = json.loads((policy / COMPLETE).read_text(encoding="utf-8"))["files"]
-        return [name for name in names if Path(name).name == name]  # and nothing beside the policy
+        # and nothing beside the policy
+        return [n for n in names if ".." not in Path(n).parts and not Path(n).is_absolute()]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def example_digest(example: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a training example's id and texts."""
+    content = json.dumps([example[name] for name in ("example_id", "prompt", "completion")])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def policy_fingerprint(policy: PolicyCheckpoint) -> str:

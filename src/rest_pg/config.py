@@ -23,9 +23,10 @@ class PassageParams(Params):
     """How long texts are cut into documents."""
 
     min_words: int = Field(ge=1)
-    """A document ends at the first paragraph end after this many words."""
+    """A document ends at the first paragraph end after this many words. A shorter rest is left out, and counted."""
     max_words: int = Field(ge=1)
-    """A document that would be longer than this is left out."""
+    """A text up to this many words is not cut. A passage that would be longer is left out, and counted; if a text
+    has no other, it is cut at sentence ends."""
 
     @model_validator(mode="after")
     def _order(self) -> PassageParams:
@@ -91,11 +92,17 @@ class LongLampParams(Params):
     what is left."""
 
 
+QueryKind = Literal["given", "request"]
+
+
 class RetrievalParams(Params):
-    """How many documents of the profile reach the prompt."""
+    """Which documents of the profile reach the prompt."""
 
     k: int = Field(ge=1)
-    """Documents retrieved per example (the paper: 5, §4.1)."""
+    """Documents retrieved per example (the paper: 5, §4.1); a user with fewer gets all of them."""
+    query: QueryKind = "given"
+    """What is looked for. given: the items that a request lists, or the subject and opening that it quotes; where it
+    has neither, all of it. request: always all of it. A policy is saved with the kind that it was trained with."""
 
 
 class PromptParams(Params):
@@ -386,15 +393,6 @@ class ShipParams(Params):
     language: str
 
 
-class ForgetParams(Params):
-    """Whom to forget, and where."""
-
-    user_id: str | int | None
-    """As the documents name the user; the command line makes a number of digits."""
-    data: str = "data"
-    """The project's data; everything beside it but code and configuration is searched too."""
-
-
 class CalibrationParams(Params):
     """How the reward is calibrated on users outside the test."""
 
@@ -405,3 +403,25 @@ class CalibrationParams(Params):
     n_bootstrap: int = Field(ge=100)
     """Bootstrap resamples of users, for the intervals."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+GROUPS: dict[str, type[Params]] = {
+    "passages": PassageParams,
+    "examples": ExampleParams,
+    "longlamp": LongLampParams,
+    "retrieval": RetrievalParams,
+    "prompt": PromptParams,
+    "response_format": ResponseFormat,
+    "direct_response_format": ResponseFormat,
+    "base_policy": BasePolicyParams,
+    "expectation": ExpectationParams,
+    "selection": SelectionParams,
+    "sft": TrainingParams,
+    "maximization": MaximizationParams,
+    "evaluation": EvaluationParams,
+    "plan": PlanParams,
+    "doctor": DoctorParams,
+    "ship": ShipParams,
+    "calibration": CalibrationParams,
+}
+"""The model of each group of parameters: what isn't among its fields is refused at the start of every session."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 PACKAGE = __name__.partition(".")[0]
@@ -30,6 +31,7 @@ DECLARATIVE = {
         "datasets",
         "checksums",
         "object_store",
+        "storage",
         "temporary",
         "freshness",
         "progress",
@@ -49,10 +51,6 @@ PLACES = {
 change no result."""
 
 
-PRIVATE = {"forget.user_id"}
-"""Parameters whose values are written nowhere."""
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What made the outputs of one node."""
@@ -63,15 +61,19 @@ class Origin:
     """Flat, by dotted name."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Digest of each input's own origin, or of its content where nothing here made it."""
+    contents: Mapping[str, str] | None = field(default=None, compare=False)
+    """Checksum of each stored input that was really loaded; none: it was written before that was noted."""
 
     @property
     def digest(self) -> str:
-        """Return what stands for this origin in those behind it."""
-        return _digest(self.to_json())
+        """Return what stands for this origin in those behind it: what is known before a run, so no checksum."""
+        known = {name: value for name, value in asdict(self).items() if name != "contents"}
+        return _digest(json.dumps(known, sort_keys=True, default=str))
 
     def to_json(self) -> str:
         """Return what is written beside a dataset."""
-        return json.dumps(asdict(self), sort_keys=True, default=str)
+        values = asdict(self) | {"contents": dict(self.contents or {})}
+        return json.dumps(values, sort_keys=True, default=str)
 
     @staticmethod
     def from_json(text: str) -> Origin:
@@ -118,7 +120,6 @@ def origins_of(
             else:
                 inputs[name] = made[name] if name in made else content_of(catalog.get(name))
         parameters |= {k: _file_digest(v) for k, v in _files(parameters)}
-        parameters |= {k: _digest(str(parameters[k])) for k in PRIVATE & parameters.keys()}
         origin = Origin(code_of(node.func), json.loads(_dump(parameters)), inputs)
         found[node.name] = origin
         made |= dict.fromkeys(node.outputs, origin.digest)
@@ -130,12 +131,45 @@ def stale_reasons(
 ) -> dict[str, list[str]]:
     """Return why each node's outputs are stale, by its name; one that has none yet isn't there."""
     found: dict[str, list[str]] = {}
+    remade: set[str] = set()
     for node in pipeline.nodes:
         for output in node.outputs:
             stored = stored_origin(catalog.get(output))
-            if stored is not None and stored != origins[node.name]:
-                found[node.name] = origins[node.name].changes(stored)
+            if stored is None:
+                continue
+            reasons = origins[node.name].changes(stored) or _mixed(node, stored, catalog, remade)
+            if reasons:
+                found[node.name] = reasons
+        if node.name in found:
+            remade.update(node.outputs)
     return found
+
+
+def _mixed(node: Node, stored: Origin, catalog: DataCatalog, remade: set[str]) -> list[str]:
+    """Say which inputs are other versions than those that outputs were made from: another run's, say.
+
+    Args:
+        node: what made them, with the same code, parameters and kinds of inputs as now.
+        stored: what stands beside an output.
+        catalog: holds the inputs that the node would be given now.
+        remade: datasets that are stale themselves.
+    """
+    reasons = []
+    for name in node.inputs:
+        now = stored_content(catalog.get(name))
+        before = None if stored.contents is None else stored.contents.get(name, now)
+        if name in remade:
+            reasons.append(f"{name} has changed")
+        # what is damaged is made again, as it was
+        elif now is not None and now != before and catalog.exists(name):
+            reasons.append(f"{name} is another version than the one that it was made from")
+    return reasons
+
+
+def stored_content(dataset: Any) -> str | None:
+    """Return the checksum of the data that would be loaded; none if there are none, or they have no checksum."""
+    read: Callable[[], str | None] | None = getattr(dataset, "stored_content", None)
+    return None if read is None else read()
 
 
 def stored_origin(dataset: Any) -> Origin | None:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import fsspec
 import mlflow
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import settings
 from kedro_viz.integrations.deployment.base_deployer import BaseDeployer
 from kedro_viz.server import load_and_populate_data
 
-EXPERIMENT, DATABASE = "rest-pg", "mlflow.db"
-"""As ``conf/base/mlflow.yml`` names them."""
+from rest_pg.runtime.mlflow_store import check_database, mlflow_settings
+
+EXPERIMENT = "rest-pg"
+"""Where ``mlflow.yml`` names none."""
 ARTIFACTS = "lineage"
 
 
@@ -35,10 +39,16 @@ def attach_lineage(project: Path, env: str | None, run_id: str | None) -> str:
         The run's id.
 
     Raises:
-        ValueError: there is no such run.
+        ValueError: there is no such run, or MLflow's database is damaged.
     """
-    mlflow.set_tracking_uri(f"sqlite:///{project / DATABASE}")
-    run_id = run_id or _newest_run()
+    loader = OmegaConfigLoader(
+        conf_source=str(project / settings.CONF_SOURCE), env=env, **settings.CONFIG_LOADER_ARGS
+    )
+    store = mlflow_settings(loader, project)
+    check_database(store)
+    uri = store["server"]["mlflow_tracking_uri"]
+    mlflow.set_tracking_uri(uri)
+    run_id = run_id or _newest_run(uri, store["tracking"]["experiment"].get("name", EXPERIMENT))
     mlflow.get_run(run_id)  # before any work
     load_and_populate_data(project, env=env, package_name=__package__)
     with tempfile.TemporaryDirectory(prefix="rest-pg-lineage-") as place:
@@ -47,15 +57,17 @@ def attach_lineage(project: Path, env: str | None, run_id: str | None) -> str:
     return run_id
 
 
-def _newest_run() -> str:
+def _newest_run(uri: str, experiment: str) -> str:
     runs = mlflow.search_runs(
-        experiment_names=[EXPERIMENT],
+        experiment_names=[experiment],
         filter_string="attributes.status = 'FINISHED' and tags.pipelines = '__default__'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
         output_format="list",
     )
     if not runs:
-        raise ValueError(f"no finished run is in {DATABASE}: make one, or name one by --run-id")
+        raise ValueError(
+            f"no finished run is in {experiment} at {uri}: make one, or name one by --run-id"
+        )
     found: str = runs[0].info.run_id
     return found

@@ -10,7 +10,8 @@ from nltk.translate.chrf_score import sentence_chrf
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
-from rest_pg.text import copied_share, ngrams, words
+from rest_pg.rouge import rouge_scorer
+from rest_pg.text import copied_share, count_words, ngrams, words
 
 LOOP_NGRAM, LOOP_TIMES = 4, 4
 """Four words that come back four times: hardly ever so in the references, always in a loop."""
@@ -25,7 +26,7 @@ class _NoSynonyms:
 
 @lru_cache(maxsize=1)
 def _rouge() -> RougeScorer:
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return rouge_scorer(["rouge1", "rouge2", "rougeL"])
 
 
 def measure_response(response: str, reference: str, documents: Sequence[str]) -> dict[str, float]:
@@ -50,7 +51,7 @@ def measure_response(response: str, reference: str, documents: Sequence[str]) ->
             single_meteor_score(words(reference), words(response), wordnet=_NoSynonyms())
         ),
         "chrf": _chrf(reference, response),
-        "words": float(len(response.split())),
+        "words": float(count_words(response)),
         "degenerate": float(is_degenerate(response)),
         "copied": copied_share(response, "\n".join(documents)),
     }

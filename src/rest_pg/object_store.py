@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 from kedro.io.core import DatasetError, get_protocol_and_path
 
+from rest_pg.runtime.session import project_root
 from rest_pg.temporary import temporary_name
 
 WEIGHTS = ".safetensors"
@@ -43,8 +44,13 @@ class ObjectStore:
         return f"{self.prefix}{path}"
 
     def copy_of(self, path: object) -> Path:
-        """Return where an object's copy lies, whether there is one or not."""
-        return COPIES.absolute() / self.protocol / str(path).lstrip("/")
+        """Return where an object's copy lies, whether there is one or not.
+
+        Raises:
+            DatasetError: the object's key leaves its place, as ``a/../../b`` does.
+        """
+        check_key(self.address(path), str(path))
+        return project_root() / COPIES / self.protocol / str(path).lstrip("/")
 
     def has(self, path: object) -> bool:
         """Whether there is such an object now: others may have written since the last question."""
@@ -98,7 +104,8 @@ def open_store(filepath: str, options: Mapping[str, Any]) -> tuple[ObjectStore |
     """Return the store that an address names, and the path in it; no store for a path of this machine.
 
     Raises:
-        DatasetError: fsspec doesn't know the protocol, or a package for it isn't installed.
+        DatasetError: fsspec doesn't know the protocol, a package for it isn't installed, or the path holds
+            ``..``.
     """
     protocol, path = get_protocol_and_path(filepath)
     if protocol == "file":
@@ -108,8 +115,18 @@ def open_store(filepath: str, options: Mapping[str, Any]) -> tuple[ObjectStore |
     except (ImportError, ValueError) as error:
         raise DatasetError(f"{filepath} can't be reached: {error}") from error
     path = kind._strip_protocol(filepath)
+    check_key(filepath, filepath)
     given = {**kind._get_kwargs_from_urls(filepath), **options}
     return ObjectStore(protocol, filepath.rstrip("/").removesuffix(path), given), path
+
+
+def check_key(address: str, key: str) -> None:
+    """Raise ``DatasetError`` if a key could name a place outside of its copy's: keys are no paths to a store."""
+    if ".." in key.replace("\\", "/").split("/"):
+        raise DatasetError(
+            f"{address} holds '..': its copy on this machine would lie elsewhere. Name it without, or rename the "
+            "object."
+        )
 
 
 @dataclass(frozen=True)
@@ -124,30 +141,11 @@ class Root:
         """Return its address."""
         return self.store.address(self.path)
 
-    def fetch(self) -> dict[str, int]:
-        """Copy the objects of all versions here, but for weights; return when each copy was changed."""
+    def fetch(self) -> None:
+        """Copy the objects of all versions here, but for weights."""
         for path in self.store.below(self.path):
             if not path.endswith(WEIGHTS):
                 self.store.fetch(path, self.store.copy_of(path))
-        return dict(self._copies())
-
-    def put_back(self, before: Mapping[str, int]) -> list[str]:
-        """Put the copies that have changed, and remove the objects whose copies are gone.
-
-        Returns:
-            The addresses of those objects.
-        """
-        now = dict(self._copies())
-        changed = [path for path in before if now.get(path) != before[path]]
-        for path in changed:
-            self.store.put(path)
-        return [self.store.address(path) for path in changed]
-
-    def _copies(self) -> Iterator[tuple[str, int]]:
-        for path in self.store.below(self.path):
-            copy = self.store.copy_of(path)
-            if copy.exists():
-                yield path, copy.stat().st_mtime_ns
 
 
 def roots_of(entries: Any) -> list[Root]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -16,7 +15,6 @@ from rest_pg.pipelines import (
     data_ingestion,
     evaluation,
     experiments,
-    forget,
     inference,
     plan,
     reasoning_path,
@@ -25,7 +23,7 @@ from rest_pg.pipelines import (
     ship,
     study,
 )
-from rest_pg.runtime.session import RunParameters
+from rest_pg.runtime.session import RunParameters, project_root
 
 # dots are how Kedro itself writes namespaces
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
@@ -78,7 +76,6 @@ def _build(parameters: Mapping[str, Any]) -> dict[str, Pipeline]:
         ),
         "calibration": calibration.create_pipeline(),
         "plan": plan.create_pipeline(parameters["data_format"]),
-        "forget": forget.create_pipeline(),
         "inference": inference.create_pipeline(policy),
         "ship": ship.create_pipeline(policy),
     }
@@ -89,6 +86,6 @@ def _parameters() -> dict[str, Any]:
     if RunParameters.values is not None:
         return RunParameters.values
     loader = OmegaConfigLoader(
-        conf_source=str(Path.cwd() / "conf"), base_env="base", default_run_env="local"
+        conf_source=str(project_root() / "conf"), base_env="base", default_run_env="local"
     )
     return dict(loader["parameters"])

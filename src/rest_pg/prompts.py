@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rest_pg.text import sentences
+from rest_pg.text import count_words, sentences
 
 SEPARATOR = " | "
 """Between documents in the context (§4.1)."""
@@ -45,8 +45,10 @@ def markup_escape(tokenizer: Any) -> Callable[[str], str]:
     A tokenizer reads its special tokens wherever they stand. A user's text that holds them would end its own
     message, and go on as the system or as the answer.
     """
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    tokens = sorted({*added, *tokenizer.all_special_tokens} - {""}, key=lambda t: (-len(t), t))
+    added = _special_tokens(tokenizer)
+    tokens = sorted(
+        {*added.values(), *tokenizer.all_special_tokens} - {""}, key=lambda t: (-len(t), t)
+    )
     if not tokens:
         return lambda text: text
     pattern = re.compile("|".join(map(re.escape, tokens)))
@@ -73,6 +75,26 @@ def apply_chat_template(tokenizer: Any, system: str, user: str) -> str:
                 f"the model's chat template refuses a user message: {error}"
             ) from error
     return str(_apply(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}]))
+
+
+def end_of_answer(tokenizer: Any) -> int | None:
+    """Return the special token that a chat template writes after an answer; none without one, or a template."""
+    if not tokenizer.chat_template:
+        return None
+    answer = "probe9answer"
+    messages = [{"role": "user", "content": "probe"}, {"role": "assistant", "content": answer}]
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # a template raises whatever it likes
+        return None
+    special = {*tokenizer.all_special_ids, *_special_tokens(tokenizer)}
+    ids = tokenizer(text.partition(answer)[2], add_special_tokens=False, verbose=False).input_ids
+    return next((token for token in ids if token in special), None)
+
+
+def _special_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the added tokens that are markup, by id."""
+    return {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]]) -> Any:
@@ -113,13 +135,13 @@ def fit_documents(
             f"the prompt of example {name} takes {fixed} tokens without any document, and "
             f"prompt.max_tokens={max_tokens}: raise it, or shorten the template"
         )
-    total = sum(len(text.split()) for text in documents)
+    total = sum(count_words(text) for text in documents)
     while True:
         kept = _share_room(tokenizer, documents, room)
         text = render(SEPARATOR.join(kept))
         n_tokens = count_tokens(tokenizer, text)
         if n_tokens <= max_tokens or not kept:
-            n_words = sum(len(part.split()) for part in kept)
+            n_words = sum(count_words(part) for part in kept)
             return FittedPrompt(text, n_tokens, len(kept), total - n_words)
         # tokens merge differently where pieces meet: give back what it cost, and fit again
         room -= n_tokens - max_tokens

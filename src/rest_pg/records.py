@@ -23,7 +23,8 @@ class Document:
     text: str
     title: str | None = None
     date: str | None = None
-    """ISO 8601 (``YYYY``, ``YYYY-MM`` or ``YYYY-MM-DD``), so that text order is time order."""
+    """ISO 8601 (``YYYY``, ``YYYY-MM``, ``YYYY-MM-DD``, or a time, in UTC if its zone is known); as typed if it
+    can be read in several ways. :mod:`rest_pg.dates` compares dates."""
     index: str | None = None
     """What a retriever reads, where that is more than the text."""
 
@@ -55,7 +56,7 @@ class Example:
     input: str
     """x: the request, a complete instruction."""
     query: str
-    """What the retriever looks for: the request without its fixed words."""
+    """What the request names: its items, or its subject and opening. See ``method.retrieval``."""
     reference: str
     """y: the text that the user really wrote. It never reaches a generation prompt."""
     profile: tuple[Document, ...]
@@ -212,6 +213,8 @@ class PolicyCheckpoint:
     """In an object store, for machines that don't have ``path``; empty: it is in none."""
     fingerprint: str = ""
     """Of what is at ``address``: another machine's copy may be of a policy before it."""
+    query: Literal["", "given", "request"] = ""
+    """The kind of query that its training retrieved with; empty: it doesn't say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

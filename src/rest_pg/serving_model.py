@@ -2,6 +2,6 @@
 
 from mlflow.models import set_model
 
-from rest_pg.serving import ServedWriter
+from rest_pg.serving.mlflow_model import ServedWriter
 
 set_model(ServedWriter())

@@ -35,7 +35,6 @@ TIMELESS = {
     "dry_run",
     "doctor",
     "plan",
-    "forget",
     "inference",
     "calibration",
 }

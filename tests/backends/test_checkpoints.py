@@ -12,6 +12,7 @@ from rest_pg.backends.sft_training import Losses, Training
 from rest_pg.checksums import mark_complete
 from rest_pg.config import TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
+from rest_pg.storage.unfinished import remove_finished
 
 EXAMPLES = [
     TrainingExample(example_id=str(i), prompt=f"<s>about {word}", completion=f"We {word}s.")
@@ -143,7 +144,23 @@ def test_a_damaged_checkpoint_is_left_out_and_another_training_takes_none(
     with caplog.at_level("INFO", logger="rest_pg"):
         trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=4)
     assert "goes on" not in caplog.text
+    assert len(list((tmp_path / "kept").iterdir())) == 2  # each keeps its own
+
+
+def test_a_checkpoint_survives_another_training_until_its_policy_is_saved(
+    policy: PolicyCheckpoint, tmp_path: Path, interrupted, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(3)
+    with pytest.raises(InterruptionError):
+        trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=3)
+    trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=4)
+    remove_finished()
+    with caplog.at_level("INFO", logger="rest_pg"):
+        trainer(tmp_path).train(policy, EXAMPLES, PARAMS, seed=3)
+    assert "goes on behind step 3" in caplog.text
     assert len(list((tmp_path / "kept").iterdir())) == 1
+    remove_finished()
+    assert not list((tmp_path / "kept").iterdir())
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

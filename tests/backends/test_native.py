@@ -256,3 +256,12 @@ def test_what_there_is_no_room_for_is_refused(tmp_path: Path) -> None:
         decoder.step([7])
     with pytest.raises(ValueError, match="a row has 70 tokens"):
         decoder.step([7])
+
+
+@native
+def test_a_token_without_a_row_in_the_embedding_is_refused(tmp_path: Path) -> None:
+    decoder = start(build_policy(tmp_path, vocab_size=300).path, 1, 1)
+    for ids in ([3, 300], [-1, 3], [10**6]):
+        with pytest.raises(ValueError, match="and the model has 300"):
+            decoder.open_group(torch.tensor([ids]))
+    decoder.open_group(torch.tensor([[3, 299]]))

@@ -2,16 +2,25 @@ import logging
 import shutil
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 from completions_server import CompletionsServer
 from conftest import build_policy
+from requests import Response
 from test_rewards import sample
 
 from rest_pg.backends import likelihood
 from rest_pg.backends.judges import RubricJudge
-from rest_pg.backends.openai_server import ServerError, ServersGenerator, policy_name
+from rest_pg.backends.openai_server import (
+    ServerError,
+    Servers,
+    ServersGenerator,
+    policy_name,
+    retry_after,
+)
 from rest_pg.backends.protocols import GenerationRequest, Target
 from rest_pg.backends.shared_prefix import SharedPrefixGenerator
 from rest_pg.config import Decoding
@@ -92,6 +101,69 @@ def test_a_request_at_fault_is_not_asked_again(policy, servers) -> None:
     with pytest.raises(ServerError, match=rf"^{servers[0].address}/completions answered 400"):
         generator(servers[0]).generate(policy, REQUESTS[:1], GREEDY)
     assert len(servers[0].requests) == 1
+
+
+def test_a_busy_server_is_asked_again_when_it_says(policy, servers, monkeypatch) -> None:
+    waited: list[float] = []
+    sleep = lambda seconds: waited.append(seconds) if seconds else None  # noqa: E731  (the server's own is 0)
+    monkeypatch.setattr("rest_pg.backends.openai_server.time.sleep", sleep)
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
+    servers[0].busy = ["7", soon, past, "0"]
+    expected = SharedPrefixGenerator(dtype="float32").generate(policy, REQUESTS[:1], GREEDY)
+    assert generator(servers[0]).generate(policy, REQUESTS[:1], GREEDY) == expected
+    assert waited[0] == 7
+    assert 80 < waited[1] <= 90
+    assert waited[2:] == [0.5, 0.5]
+    assert len(servers[0].requests) == 5
+
+
+def test_a_server_that_is_busy_for_too_long_is_not_waited_for(policy, servers) -> None:
+    servers[0].busy = ["3600", "3600"]
+    with pytest.raises(
+        ServerError, match=r"asks to wait for 3600 s, and 30 s are left of timeout_"
+    ):
+        generator(servers[0], timeout_seconds=30).generate(policy, REQUESTS[:1], GREEDY)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-3", "1e3", "\u0663"])
+def test_a_wait_that_says_nothing_is_none(value: str) -> None:
+    response = Response()
+    response.status_code, response.headers["Retry-After"] = 429, value
+    assert retry_after(response) is None
+    response.status_code, response.headers["Retry-After"] = 500, "3"
+    assert retry_after(response) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"text": None}, id="null"),
+        pytest.param({"text": 5}, id="number"),
+        pytest.param({"text": ["a"]}, id="list"),
+        pytest.param({"text": {"content": "a"}}, id="object"),
+        pytest.param({"finish_reason": None}, id="no reason"),
+        pytest.param({"index": None}, id="no index"),
+        pytest.param({"token_ids": 5}, id="tokens"),
+    ],
+)
+@pytest.mark.parametrize("shows_tokens", [True, False])
+def test_what_is_no_text_is_no_sample(policy, servers, changes, shows_tokens: bool) -> None:
+    servers[0].changes, servers[0].shows_tokens = changes, shows_tokens
+    with pytest.raises(ServerError, match=rf"{servers[0].address} answered what can't be read"):
+        generator(servers[0]).generate(policy, REQUESTS[:1], GREEDY)
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": None}, {"choices": [None]}, {"choices": "x"}])
+def test_an_answer_without_choices_names_the_server(policy, servers, monkeypatch, answer) -> None:
+    ask = Servers._ask_server
+
+    def asked(self: Servers, method: str, url: str, body=None):
+        return answer if url.endswith("/completions") else ask(self, method, url, body)
+
+    monkeypatch.setattr(Servers, "_ask_server", asked)
+    with pytest.raises(ServerError, match=rf"{servers[0].address} answered what can't be read"):
+        generator(servers[0]).generate(policy, REQUESTS[:1], GREEDY)
 
 
 def test_a_server_that_never_answers_is_given_up_by_name(policy, servers) -> None:

@@ -106,7 +106,7 @@ def test_a_user_is_forgotten_in_the_bucket(project: Project, bucket: Any) -> Non
     held = [path for path in bucket.find("kept") if b"user3" in bucket.cat_file(path)]
     assert held
     shutil.rmtree(project.root / "data" / ".objects")
-    done = project.kedro("--pipelines", "forget", "--params", "user_id=user3")
+    done = project.forget("user3", "--yes")
     assert done.status == 0, done.text
     bucket.invalidate_cache()
     assert not [path for path in bucket.find("kept") if b"user3" in bucket.cat_file(path)]

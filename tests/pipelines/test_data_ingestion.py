@@ -17,15 +17,14 @@ from kedro.io.core import DatasetError
 from rest_pg.backends.retrievers import Bm25Retriever, RandomRetriever, RecencyRetriever
 from rest_pg.config import ExampleParams, PassageParams, RetrievalParams
 from rest_pg.datasets.sources.documents import DocumentsDataset
-from rest_pg.pipelines.data_ingestion.documents import cut_passages
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.nodes import (
     check_examples,
     create_examples,
     draw_examples,
     read_documents,
-    retrieve_profiles,
 )
+from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 from rest_pg.records import Document, Example
 from rest_pg.text import text_key
@@ -62,7 +61,9 @@ def corpus():
 def test_passages_end_at_paragraph_ends() -> None:
     text = "one two\n\nthree four\n\nfive six seven eight nine ten eleven\n\na b c\n\nrest"
     # "one … four" has 4 words; the next paragraph has 7, above 6; the rest has 1, below 3
-    assert cut_passages(text, PASSAGES) == ["one two\n\nthree four", "a b c"]
+    passages, lost = cut_passages(text, PASSAGES)
+    assert passages == ["one two\n\nthree four", "a b c"]
+    assert lost == {TOO_LONG: 1, REST: 1}
 
 
 def test_bad_records_are_listed_or_stop_the_run(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_bad_records_are_listed_or_stop_the_run(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     raw = DocumentsDataset(filepath=str(path)).load()
-    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    documents, rejected, _ = read_documents(raw, PASSAGES, "reject")
     assert [d.document_id for d in documents] == ["line-1"]
     assert [(r.source.rpartition(", ")[2], r.field) for r in rejected] == [
         ("line 2", "line"),
@@ -121,7 +122,7 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, suffix: str) -> N
     assert [(r["user"], r["text"]) for r in raw] == [(r["user"], r["text"]) for r in ROWS]
     assert raw[0]["title"] == "One"
     passages = PassageParams(min_words=1, max_words=100_000)
-    documents, rejected = read_documents(raw, passages, "stop")
+    documents, rejected, _ = read_documents(raw, passages, "stop")
     assert [(d.user_id, d.title, d.date) for d in documents] == [
         ("ann", "One", "2001"),
         ("bob", None, None),
@@ -137,19 +138,19 @@ def test_half_a_character_in_a_json_array_costs_no_item(tmp_path: Path) -> None:
     raw = DocumentsDataset(filepath=str(path)).load()
     assert [record["text"] for record in raw] == texts
     assert [record["id"] for record in raw] == ["item-1", "item-2", "item-3"]
-    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    documents, rejected, _ = read_documents(raw, PASSAGES, "reject")
     assert [document.text for document in documents] == ["One.", "Three."]
     assert len(rejected) == 1
 
 
 def test_a_folder_per_user(tmp_path: Path) -> None:
-    for name, text in {"ann/a.txt": b"One.", "ann/old/b.md": b"Two.", "bob/c.txt": b"\xff"}.items():
+    for name, text in {"ann/a.txt": b"One.", "ann/old/b.md": b"Two.", "bob/c.txt": b"\0\1"}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(text)
     (tmp_path / "lost.txt").write_text("Whose?")
     (tmp_path / "ann" / "photo.png").write_bytes(b"x")
     raw = DocumentsDataset(filepath=str(tmp_path)).load()
-    documents, rejected = read_documents(raw, PASSAGES, "reject")
+    documents, rejected, _ = read_documents(raw, PASSAGES, "reject")
     assert [(d.document_id, d.user_id, d.title) for d in documents] == [
         ("ann/a.txt", "ann", "a"),
         ("ann/old/b.md", "ann", "b"),
@@ -157,20 +158,15 @@ def test_a_folder_per_user(tmp_path: Path) -> None:
     assert [Path(r.source).name for r in rejected] == ["c.txt", "lost.txt"]
 
 
-def test_bad_tables_and_other_files_are_named(tmp_path: Path) -> None:
+def test_bad_rows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
-    path.write_bytes(b"user,text\nann,fine\nbob,\xff\neve\n")
-    _, rejected = read_documents(DocumentsDataset(filepath=str(path)).load(), PASSAGES, "reject")
-    assert [(r.source.rpartition(", ")[2], r.field) for r in rejected] == [
-        ("row 2", "text"),
-        ("row 3", "text"),
+    path.write_bytes("user,text\nann,schön\nbob,".encode() + b"\xff\neve\n")
+    raw = DocumentsDataset(filepath=str(path)).load()
+    _, rejected, _ = read_documents(raw, PASSAGES, "reject")
+    assert [(r.source.partition(", ")[2], r.field) for r in rejected] == [
+        ("line 3, row 2", "text"),
+        ("line 4, row 3", "line"),
     ]
-    (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
-    (broken,) = DocumentsDataset(filepath=str(tmp_path / "d.parquet")).load()
-    assert "unreadable" in broken
-    (tmp_path / "d.docx").write_bytes(b"x")
-    with pytest.raises(DatasetError, match=r"ends in '.docx', .* name a file that ends in .jsonl"):
-        DocumentsDataset(filepath=str(tmp_path / "d.docx")).load()
 
 
 def test_user_setting_keeps_users_apart_and_targets_out_of_profiles() -> None:
@@ -235,7 +231,7 @@ def test_work_grows_with_users_and_not_with_their_square(setting: str) -> None:
         examples = create_examples(documents, REQUEST, params, seed=1)
         calls.append(
             count_calls(lambda d=documents: create_examples(d, REQUEST, params, seed=1))
-            + count_calls(lambda e=examples: describe_data(e))
+            + count_calls(lambda e=examples: describe_data(e, RetrievalParams(k=2)))
         )
     # four times the users: the square would be sixteen times the calls
     assert calls[1] < 5 * calls[0]
@@ -456,8 +452,3 @@ def test_jax_is_told_not_to_fill_a_gpu_before_bm25s_asks_it(monkeypatch) -> None
     with pytest.raises(ImportError):
         Bm25Retriever().retrieve([example()], 1)
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-
-
-def test_k_above_the_profile_names_both() -> None:
-    with pytest.raises(ValueError, match=r"retrieval.k=3 is above the 2 documents"):
-        retrieve_profiles([example()], RecencyRetriever(), RetrievalParams(k=3))

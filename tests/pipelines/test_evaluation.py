@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from conftest import example
 
-from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.config import Decoding, EvaluationParams, RetrievalParams
 from rest_pg.metrics import is_degenerate, measure_response
+from rest_pg.pipelines.data_ingestion.counts import COLUMNS as COUNTED
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 from rest_pg.pipelines.evaluation.nodes import (
     COLUMNS,
@@ -200,10 +201,14 @@ def test_measure_log_and_report(tmp_path: Path) -> None:
         results,
         [test],
         [profile],
-        describe_data([test]),
+        describe_data([test], RetrievalParams(k=2)),
         {"paths": 3, "words_median": 20, "copied": 0.125},
         7,
         RunTimes(str(tmp_path)),
+        ingestion_counts=pd.DataFrame(
+            [["<b>d</b>.csv", "records", "dropped", "bad record", "bad_records", 3]],
+            columns=COUNTED,
+        ),
         scored_sft=scored,
         scored_iteration_1=scored,
         sampling_sft={"seconds": 2.0, "tokens_per_second": 50.0},
@@ -225,6 +230,7 @@ def test_measure_log_and_report(tmp_path: Path) -> None:
     assert "12.5% of their runs of eight words stand in the reference" in html
     assert "<td>sft</td><td>40.0</td><td>50.0</td><td>1.25</td>" in html
     assert f"What the users wrote has {len(test.reference.split())} words in the mean" in html
+    assert "<td>&lt;b&gt;d&lt;/b&gt;.csv</td><td>records</td><td>dropped</td>" in html
     assert 'src="http' not in html
 
 

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_answers_beside_whatever_else(
     [
         (
             {"request": "x", "documents": ["y"]},
-            "user: expected a text that isn't empty, found None",
+            "user: expected a text that is not empty, or a whole number, found None",
         ),
         ({"user": "a", "request": " ", "documents": ["y"]}, "request: expected a text"),
         ({"user": "a", "request": "x"}, "documents: expected a list of at least one text"),
@@ -83,7 +83,10 @@ def test_the_same_seed_gives_the_same_answers_beside_whatever_else(
             {"user": "a", "request": "x", "documents": [3]},
             "document 1: expected a text or an object",
         ),
-        ({"user": "a", "request": "x", "documents": [{"text": "\ud800"}]}, "no valid Unicode"),
+        (
+            {"user": "a", "request": "x", "documents": [{"text": "\ud800"}]},
+            "expected valid Unicode",
+        ),
         ({"unreadable": "no JSON"}, "found where a JSON object should be"),
     ],
 )

@@ -1,5 +1,5 @@
+import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from conftest import build_policy, document, example
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from load import ask, load, request
-from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
+from starlette.testclient import TestClient
 
 from rest_pg.config import (
     BasePolicyParams,
@@ -38,9 +39,11 @@ from rest_pg.config import (
 from rest_pg.datasets import BackendDataset, PolicyDataset
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 from rest_pg.pipelines.inference.pipeline import create_pipeline as create_inference
-from rest_pg.pipelines.ship.nodes import compare, score_by_example
+from rest_pg.pipelines.ship.nodes import compare, gather_settings, score_by_example
 from rest_pg.pipelines.ship.pipeline import create_pipeline
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.serving.entrypoint import create_app, most_bytes
+from rest_pg.serving.writer import WriterSettings
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "shipping.md").read_text(encoding="utf-8")
@@ -120,9 +123,9 @@ def ship(
         "response_template": TEMPLATE,
         "examples": [validation],
         "results": results,
-        "data_statistics": describe_data([validation]),
+        "data_statistics": describe_data([validation], RetrievalParams(k=2)),
         "evaluation.iteration_1.metrics": metrics(rewards),
-        "params:retrieval": RetrievalParams(k=1),
+        "params:retrieval": RetrievalParams(k=2),
         "params:prompt": PromptParams(max_tokens=200, system=""),
         "params:response_format": ResponseFormat(reasoning=False),
         "params:evaluation": EVALUATION,
@@ -233,9 +236,7 @@ def server(shipped: list[dict[str, Any]]) -> Iterator[str]:
     """MLflow's scoring server with the champion, on a free port of this machine."""
     model = mlflow.pyfunc.load_model("models:/writer@champion")
     port = free_port()
-    config = uvicorn.Config(
-        scoring_server.init(model), host="127.0.0.1", port=port, log_level="error"
-    )
+    config = uvicorn.Config(create_app(model), host="127.0.0.1", port=port, log_level="error")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
@@ -267,7 +268,7 @@ def test_the_server_writes_what_the_inference_pipeline_writes(
         "policy_1": sealed_policy,
         "response_template": TEMPLATE,
         "generator": BackendDataset(**ENGINE).load(),
-        "params:retrieval": RetrievalParams(k=1),
+        "params:retrieval": RetrievalParams(k=2),
         "params:response_format": ResponseFormat(reasoning=False),
         "params:prompt": PromptParams(max_tokens=200, system=""),
         "params:evaluation": EVALUATION,
@@ -315,13 +316,136 @@ def test_what_is_malformed_or_too_large_is_the_callers_error(
     assert ask(server, {"dataframe_records": [REQUEST]})[0] == 200
 
 
+def talk(server: str, lines: list[str], body: bytes = b"") -> tuple[int, str]:
+    """Send a request as it stands, as no client would; return the status and all that is answered."""
+    host, port = server.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    text = answer.decode()
+    return int(text.split()[1]), text
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((name, 200) for name in ("localhost", "127.0.0.1:5001", "[::1]:80", "LocalHost:1")),
+        *(
+            (name, 400)
+            for name in ("evil.test", "127.0.0.1.evil.test", "localhost@evil.test", "", "0")
+        ),
+        *((name, 400) for name in ("www.localhost", "[::2]", "localhost:x")),
+    ],
+)
+def test_only_this_machines_own_names_are_answered(server: str, host: str, status: int) -> None:
+    for path in ("ping", "version"):
+        lines = [f"GET /{path} HTTP/1.1", f"Host: {host}", "Connection: close"]
+        assert talk(server, lines)[0] == status
+
+
+def test_no_body_is_read_for_a_foreign_host(server: str) -> None:
+    lines = ["POST /invocations HTTP/1.1", "Host: evil.test", "Content-Length: 50"]
+    assert talk(server, [*lines, "Content-Type: application/json", "Connection: close"])[0] == 400
+
+
+def test_a_request_without_a_host_is_refused(server: str) -> None:
+    assert talk(server, ["GET /ping HTTP/1.0"])[0] == 400
+
+
+def test_a_proxys_name_is_answered_where_it_is_allowed(shipped: list[dict[str, Any]]) -> None:
+    app = create_app(mlflow.pyfunc.load_model("models:/writer@champion"), ["*.example.org"])
+    with TestClient(app, base_url="http://writer.example.org") as client:
+        assert client.get("/ping").status_code == 200
+        assert client.get("/ping", headers={"Host": "example.com"}).status_code == 400
+
+
+@pytest.mark.parametrize("kind", [None, "", " "])
+def test_a_body_without_a_content_type_is_the_callers_error(server: str, kind: str | None) -> None:
+    body = json.dumps({"dataframe_records": [REQUEST]}).encode()
+    lines = ["POST /invocations HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
+    lines += ["Connection: close"] + ([] if kind is None else [f"Content-Type: {kind}"])
+    status, text = talk(server, lines, body)
+    assert status == 400
+    assert "the Content-Type header is missing: send application/json" in text
+
+
+LIMIT = most_bytes(SHIP.limits)
+POST = ["POST /invocations HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+
+
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(server: str) -> None:
+    status, text = talk(server, [*POST, f"Content-Length: {10 * LIMIT}"], b"{")
+    assert status == 413
+    assert f"{10 * LIMIT} bytes, and {LIMIT} are the most by ship.limits" in text
+    # one that is as large as allowed is read
+    body = json.dumps({"dataframe_records": [REQUEST]}).encode().ljust(LIMIT)
+    status, text = talk(server, [*POST, f"Content-Length: {LIMIT}", "Connection: close"], body)
+    assert status == 200, text
+
+
+def test_a_body_that_never_ends_is_cut_off(server: str) -> None:
+    host, port = server.split("/")[2].split(":")
+    chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    sent, answer = 0, b""
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall("\r\n".join([*POST, "Transfer-Encoding: chunked", "", ""]).encode())
+        connection.settimeout(0.05)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 1000 * LIMIT and not answer:
+                with contextlib.suppress(TimeoutError):
+                    sent += connection.send(chunk)
+                with contextlib.suppress(TimeoutError):
+                    answer += connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413")
+    # beside what the system's own buffers hold
+    assert sent < 100 * LIMIT
+    assert ask(server, {"dataframe_records": [REQUEST]})[0] == 200
+
+
+def test_a_user_with_one_document_is_answered_from_it(server: str) -> None:
+    status, answer = ask(server, {"dataframe_records": [REQUEST | {"documents": ["The pier."]}]})
+    assert status == 200
+    assert answer["predictions"][0]["documents"] == ["request-1#1"]
+
+
+def test_a_trace_says_how_many_documents_there_were(shipped: list[dict[str, Any]]) -> None:
+    traces = mlflow.search_traces(return_type="list")
+    spans = [span for trace in traces for span in trace.data.spans if span.name == "retrieve"]
+    assert spans
+    for span in spans:
+        found = {name: span.attributes[name] for name in ("k", "query", "short_profiles")}
+        assert found == {"k": 2, "query": "given", "short_profiles": 0}
+
+
+def test_what_is_served_keeps_the_query_of_its_training(
+    sealed_policy: PolicyCheckpoint, shipped: list[dict[str, Any]]
+) -> None:
+    kept = Path(mlflow.artifacts.download_artifacts("models:/writer@champion"))
+    text = (kept / "artifacts" / "settings.json").read_text("utf-8")
+    assert json.loads(text)["retrieval"] == {"k": 2, "query": "given"}
+    retriever = BackendDataset(backend="rest_pg.backends.retrievers.Bm25Retriever").load()
+    generator = BackendDataset(**ENGINE).load()
+    trained = replace(sealed_policy, query="request")
+    settings = gather_settings(
+        trained,
+        *(retriever, generator, RetrievalParams(k=2), PromptParams(max_tokens=200, system="")),
+        *(ResponseFormat(reasoning=False), EVALUATION, SHIP, 7),
+    )
+    assert settings["retrieval"]["query"] == "request"
+    # registered before this was kept
+    del settings["retrieval"]["query"]
+    assert WriterSettings.model_validate(settings).retrieval.query == "given"
+
+
 def test_a_stream_ends_in_the_answer_itself(shipped: list[dict[str, Any]]) -> None:
     model = mlflow.pyfunc.load_model("models:/writer@champion")
     *pieces, last = model.predict_stream(REQUEST, params={"seed": 5})
     whole = model.predict(pd.DataFrame([REQUEST]), params={"seed": 5})
     assert [last] == whole
     assert "".join(piece["piece"] for piece in pieces).strip() == last["response"]
-    assert len(pieces) > 2
+    assert len(pieces) > 1
 
 
 def test_what_the_page_asks_and_reads_works(
@@ -351,7 +475,6 @@ def test_make_serve_serves_the_champion_on_this_machine_only(
     port, command = free_port(), recipe[1].replace("$(or $(ALIAS),champion)", "champion")
     own = {
         "$(BIN)/": f"{Path(sys.executable).parent}/",
-        "$(CURDIR)/$(BIN):$$PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "sqlite:///mlflow.db": mlflow.get_tracking_uri(),
         "rest-pg-writer": "writer",
         "5001": str(port),

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from conftest import example
 
-from rest_pg.config import Decoding, EvaluationParams
+from rest_pg.config import Decoding, EvaluationParams, RetrievalParams
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 from rest_pg.pipelines.study import create_pipeline
 from rest_pg.pipelines.study.nodes import (
@@ -195,7 +195,7 @@ def test_data_statistics_worked_by_hand() -> None:
         example(4, split="validation"),
         example(3, split="test", reference=nine + " ten", profile=profile, copies_left_out=2),
     ]
-    table = describe_data(examples).set_index("split")
+    table = describe_data(examples, RetrievalParams(k=3)).set_index("split")
     # both training examples have the same reference of 8 words, and the same two documents
     assert table.loc["train", ["users", "examples", "duplicates", "near_copies"]].tolist() == [
         1,
@@ -208,6 +208,8 @@ def test_data_statistics_worked_by_hand() -> None:
     # 2 of the 3 8-grams of the reference are in the profile
     assert table.loc["test", "near_copies"] == 1
     assert table["copies_left_out"].tolist() == [0, 0, 2]
+    # two of three documents
+    assert table["short_profiles"].tolist() == [2, 1, 0]
 
 
 def test_the_report_states_shows_and_escapes() -> None:
@@ -227,7 +229,10 @@ def test_the_report_states_shows_and_escapes() -> None:
         create_study_table(PARAMS, 7, **metrics()),
         compare_systems(PARAMS, 7, **metrics()),
         count_costs(rest_pg__7=COSTS),
-        describe_data([example(i, split=s) for i, s in enumerate(("train", "validation", "test"))]),
+        describe_data(
+            [example(i, split=s) for i, s in enumerate(("train", "validation", "test"))],
+            RetrievalParams(k=2),
+        ),
         {"paths": 3, "words_median": 20, "copied": 0.0},
         plot_contrasts(compare_systems(PARAMS, 7, **metrics())),
         plot_iterations(follow_iterations(PARAMS, 7, **curves)),

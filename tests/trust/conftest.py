@@ -201,7 +201,14 @@ class Project:
 
     def kedro(self, *arguments: str, stop: Stop | None = None) -> Run:
         """Run Kedro as a person would, to its end or to the signal."""
-        command = [sys.executable, "-c", KEDRO, "run", "--env", "trust", *arguments]
+        return self._call("run", "--env", "trust", *arguments, stop=stop)
+
+    def forget(self, *arguments: str, stop: Stop | None = None) -> Run:
+        """Forget a user as a person would."""
+        return self._call("forget", *arguments, stop=stop)
+
+    def _call(self, *arguments: str, stop: Stop | None) -> Run:
+        command = [sys.executable, "-c", KEDRO, *arguments]
         environment = os.environ | {
             "PYTHONPATH": str(self.root / "src"),
             "OMP_NUM_THREADS": "1",

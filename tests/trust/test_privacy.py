@@ -27,6 +27,32 @@ SOURCES = sorted((PROJECT / "src").rglob("*.py"))
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
+# what of transformers, sentence-transformers and vLLM runs a model maker's code, unless told not to
+RUNS_CODE = re.compile(
+    r"(\w+\.)*(Auto\w+\.(from_pretrained|from_config)|kind\.from_pretrained|get_class_from_dynamic_module"
+    r"|SentenceTransformer|SparseEncoder|CrossEncoder|transformers\.pipeline|LLM|\w*EngineArgs)"
+)
+
+
+def may_run_code(called: str) -> bool:
+    return RUNS_CODE.fullmatch(called) is not None
+
+
+def test_calls_that_may_run_code_are_told_from_others() -> None:
+    calls = ("AutoConfig.from_pretrained", "transformers.AutoTokenizer.from_pretrained")
+    calls += ("AutoModelForCausalLM.from_config", "SentenceTransformer", "vllm.LLM", "EngineArgs")
+    assert all(map(may_run_code, calls))
+    others = ("LoraConfig.from_pretrained", "GenerationConfig.from_pretrained", "Pipeline")
+    assert not any(map(may_run_code, others))
+
+
+def test_notebooks_load_no_model_but_through_the_package() -> None:
+    for path in sorted((PROJECT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                assert "from_pretrained" not in "".join(cell["source"]), path
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_our_code_loads_no_pickle_trusts_no_remote_code_and_compiles_no_open_template(
     path: Path,
@@ -48,6 +74,8 @@ def test_our_code_loads_no_pickle_trusts_no_remote_code_and_compiles_no_open_tem
             if called.endswith("Environment"):
                 assert called == "ImmutableSandboxedEnvironment"
                 assert named["undefined"] == "StrictUndefined"
+            if may_run_code(called):
+                assert named.get("trust_remote_code") == "False", f"{path}:{node.lineno} {called}"
             if re.match(r"AutoModel\w*\.from_pretrained", called):
                 assert named.get("use_safetensors") == "True" or "gguf_file" in named
             if called == "SentenceTransformer":
@@ -162,47 +190,6 @@ def test_a_local_run_opens_no_socket_but_mlflows_file(project: Project, ledger: 
     survived = done.returncode == 0 and not called
     ledger.add("network refused during a run", survived=survived)
     assert survived, called + done.stdout[-2000:] + done.stderr[-2000:]
-
-
-CANARY = "zanzibarquokka"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not FULL, reason="four runs; tests/pipelines/test_forget.py is the short part")
-def test_a_forgotten_user_is_nowhere_in_the_project(project: Project, ledger: Ledger) -> None:
-    project.clean()
-    project.write_documents(CANARY)
-    try:
-        assert project.kedro().status == 0
-        assert len(hits(project)) > 5
-        run = project.kedro("--pipelines", "forget", "--params", "user_id=user0")
-        assert run.status == 0, run.text
-        assert "was trained on the user: delete it" in run.text or not trained_on(project)
-        left = hits(project)
-        ledger.add("forgotten user looked for in all files", survived=not left, lost=len(left))
-        assert left == []
-        # what is left is whole, and the method goes on with the others
-        again = project.kedro("--only-missing-outputs")
-        assert again.status == 0, again.text
-        assert hits(project) == []
-        unknown = project.kedro("--pipelines", "forget", "--params", "user_id=user0")
-        assert unknown.status != 0
-        assert "user_id='user0' is in no file" in unknown.text
-    finally:
-        project.write_documents()
-        project.clean()
-
-
-def hits(project: Project) -> list[str]:
-    """Every file of the project that holds the user's id or a word that only they use."""
-    wanted = (CANARY.encode(), b"user0")
-    files = [p for p in project.root.rglob("*") if p.is_file() and "src" not in p.parts]
-    return [str(p) for p in files if any(w in p.read_bytes() for w in wanted)]
-
-
-def trained_on(project: Project) -> bool:
-    listed = project.root / "data/08_reporting/policies_to_retrain.csv"
-    return len(listed.read_text().splitlines()) > 1
 
 
 RECORDER = """

@@ -7,7 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -47,8 +53,19 @@ def add_adapters(model: Any, lora: LoraParams, *, autocast: bool = False) -> Any
 
 
 def merge_adapters(model: Any, config: PeftConfig, weights: dict[str, Tensor]) -> Any:
-    """Add trained adapters to the weights that they were trained beside."""
+    """Add trained adapters to the weights that they were trained beside.
+
+    Raises:
+        ValueError: the names of the weights aren't those of the adapters that ``config`` describes.
+    """
     merged = get_peft_model(model, config)
+    known = {name for name in get_peft_model_state_dict(merged) if "lora_" in name}
+    if known != set(weights):
+        differing = sorted(known ^ set(weights))
+        raise ValueError(
+            f"{WEIGHTS} doesn't hold the adapters that {CONFIGURATION} describes: {len(differing)} names differ, "
+            f"such as {differing[0]}. Take a complete copy of the policy, or train it again."
+        )
     set_peft_model_state_dict(merged, weights)
     return merged.merge_and_unload()
 

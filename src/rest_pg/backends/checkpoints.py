@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from kedro.io.core import DatasetError
 from torch import distributed
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from rest_pg.checksums import check_policy, mark_complete
+from rest_pg.checksums import ROWS, check_policy, example_digest, mark_complete
+from rest_pg.records import TrainingExample
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +32,15 @@ class Checkpoints(TrainerCallback):
     """
 
     def __init__(self, root: str | Path, depends_on: list[Any]) -> None:
-        """Name the place; what earlier trainings kept there goes, for their policies are saved by now."""
+        """Name the place; what other trainings keep beside it stays."""
         key = json.dumps(depends_on, sort_keys=True, default=str)
         self.directory = Path(root) / hashlib.sha256(key.encode()).hexdigest()[:16]
-        for other in Path(root).glob("*"):
-            if other != self.directory and other.is_dir():
-                shutil.rmtree(other, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
+
+    def note_examples(self, examples: Sequence[TrainingExample]) -> None:
+        """Keep what tells whose examples the training is of; no text stands in it."""
+        digests = sorted({example_digest(asdict(example)) for example in examples})
+        (self.directory / ROWS).write_text(json.dumps(digests), encoding="utf-8")
 
     def newest(self) -> str | None:
         """Return the last whole checkpoint; those that are not whole are removed."""

@@ -16,6 +16,14 @@ from kedro.io.core import DatasetError
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from rest_pg.backends.model_files import (
+    LIBRARY_ERRORS,
+    ModelError,
+    check_embedder,
+    local_directory,
+    quiet,
+    unreadable,
+)
 from rest_pg.checksums import check_seal
 from rest_pg.datasets import SealedDataset
 from rest_pg.memory import explain_lack_of_memory
@@ -168,21 +176,30 @@ def _identity(name: str) -> str:
 
 @lru_cache(maxsize=2)
 def load_embedding_model(name: str, max_tokens: int) -> Any:
-    """Load a sentence-transformers model once per process, reading at most ``max_tokens``."""
+    """Load a sentence-transformers model once per process, reading at most ``max_tokens``.
+
+    Raises:
+        ModelError: it can't be loaded, or not as it was saved.
+    """
     # importing it takes seconds, and many commands embed nothing
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415
 
-    path = str(_embedded_directory()) if name == EMBEDDED else name
+    if name == EMBEDDED:
+        path = str(_embedded_directory())
+    else:
+        check_embedder(name)
+        path = str(local_directory(name, embedder=True) or name)
     try:
-        model = SentenceTransformer(
-            path, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        with quiet():
+            model = SentenceTransformer(
+                path, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
+    except LIBRARY_ERRORS as error:
+        remedy = (
+            "It must have *.safetensors (pickled weights are never loaded): where you trust its maker, "
+            "save_pretrained of sentence-transformers writes them into a directory to name instead."
         )
-    except OSError as error:
-        raise ValueError(
-            f"the embedding model {name} can't be loaded: {error}. It must have *.safetensors (pickled weights "
-            "are never loaded): where you trust its maker, save_pretrained of sentence-transformers writes "
-            "them into a directory, which you can name in its place"
-        ) from error
+        raise ModelError(name, unreadable(error), remedy, embedder=True) from error
     model.max_seq_length = max_tokens
     return model
 

@@ -26,7 +26,20 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rest_pg.backends.adapters import base_of, is_adapters, merge_adapters, read_adapters
+from rest_pg.backends.model_files import (
+    COPY,
+    LIBRARY_ERRORS,
+    ModelError,
+    check_files,
+    check_loaded,
+    check_tokenizer,
+    load_tokenizer_and_config,
+    local_directory,
+    quiet,
+    unreadable,
+)
 from rest_pg.progress import shows_bars
+from rest_pg.prompts import end_of_answer
 from rest_pg.records import PolicyCheckpoint
 from rest_pg.temporary import make_temporary_directory, temporary_directory
 
@@ -68,19 +81,32 @@ def load_model(policy: PolicyCheckpoint, dtype: torch.dtype, attention: str = "s
     Adapters are merged with the policy that they were trained from, in float32.
 
     Raises:
-        ValueError: that policy is gone, or another one by now.
+        ValueError: that policy is gone, or another one by now; or weights are missing from the files.
     """
     if is_adapters(policy):
         base = load_model(base_of(policy), torch.float32, attention)
         return merge_adapters(base, *read_adapters(policy)).to(dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        policy.path,
-        dtype=dtype,
-        attn_implementation=attention,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    return model.to(device())
+    return _load_weights(str(policy.path), dtype=dtype, attn_implementation=attention).to(device())
+
+
+def _load_weights(source: str, **options: Any) -> Any:
+    """Load weights from safetensors alone: whoever wrote pickled ones could run code here.
+
+    Raises:
+        ModelError: weights are missing, which transformers would fill with random numbers.
+    """
+    with quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    model, found = loaded
+    check_loaded(found, source)
+    return model
 
 
 def load_in_4_bits(policy: PolicyCheckpoint, attention: str) -> Any:
@@ -124,7 +150,7 @@ def whole_policy(policy: PolicyCheckpoint) -> Iterator[PolicyCheckpoint]:
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends a text: the tokenizer's, and the generation configuration's."""
+    """Every token that ends a text: of the tokenizer, the generation configuration and the chat template."""
     return _stop_tokens(model.generation_config, tokenizer)
 
 
@@ -133,14 +159,16 @@ def load_stop_tokens(policy: PolicyCheckpoint) -> set[int]:
     try:
         config = GenerationConfig.from_pretrained(policy.path)
     except OSError:  # the directory has none of its own
-        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(policy.path))
+        config = GenerationConfig.from_model_config(
+            AutoConfig.from_pretrained(policy.path, trust_remote_code=False)
+        )
     return _stop_tokens(config, load_tokenizer(policy))
 
 
 def _stop_tokens(config: Any, tokenizer: Any) -> set[int]:
     ids = config.eos_token_id
     ids = [ids] if isinstance(ids, int) else list(ids or [])
-    return {*ids, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+    return {*ids, *({tokenizer.eos_token_id, end_of_answer(tokenizer)} - {None})}
 
 
 def import_model(source: str) -> PolicyCheckpoint:
@@ -151,34 +179,43 @@ def import_model(source: str) -> PolicyCheckpoint:
 
     Raises:
         FileNotFoundError: the embedded weights are not installed.
-        ValueError: ``source`` holds no causal language model that transformers can load.
+        ValueError: ``source`` holds no causal language model that transformers can load, or one of its files,
+            its tokenizer or its chat template is at fault.
     """
     target = make_temporary_directory()
     try:
         model, tokenizer = load_source(source)
         check_free_disk(target, 2 * model.num_parameters() * 4)
         save_model(model, tokenizer, target)
-    except (OSError, ValueError) as error:
+    except BaseException:
         shutil.rmtree(target, ignore_errors=True)
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(
-            f"base_policy.source={source!r} can't be loaded as a causal language model: {error} "
-            f"Name {EMBEDDED!r}, a hub id, or a directory that save_pretrained wrote."
-        ) from error
+        raise
     return PolicyCheckpoint(target)
 
 
 def load_source(source: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a language model and its tokenizer on the CPU: ``embedded``, a hub id or a local directory."""
+    """Load a language model and its tokenizer on the CPU: ``embedded``, a hub id or a local directory.
+
+    Raises:
+        FileNotFoundError: the embedded weights are not installed.
+        ModelError: it can't be loaded, or not as it was saved.
+    """
     if source == EMBEDDED:
         return _load_embedded()
-    # no pickled weights: whoever wrote them could run code here
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype="auto", trust_remote_code=False, use_safetensors=True
-    )
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return model, tokenizer
+    directory = local_directory(source)
+    if directory is not None:
+        check_files(directory, source)
+    place = source if directory is None else str(directory)
+    tokenizer, config = load_tokenizer_and_config(place, source)
+    check_tokenizer(tokenizer, config, source)
+    if directory is not None and is_adapters(policy := PolicyCheckpoint(directory)):
+        return load_model(policy, torch.float32).cpu(), tokenizer
+    try:
+        return _load_weights(place, dtype="auto"), tokenizer
+    except ModelError:
+        raise
+    except LIBRARY_ERRORS as error:
+        raise ModelError(source, unreadable(error), COPY) from error
 
 
 def save_model(
@@ -215,13 +252,16 @@ def _load_embedded() -> tuple[Any, PreTrainedTokenizerBase]:
             gguf_file=file.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        )
     config = quantized.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config._name_or_path = "SmolLM2-135M-Instruct"
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
     return model, tokenizer

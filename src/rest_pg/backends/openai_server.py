@@ -11,7 +11,10 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ LOADING = (
 )
 CONNECT_SECONDS = 10.0
 BUSY = 429
+MAY_ASK_TO_WAIT = (BUSY, 503)
+SHORTEST_WAIT = 0.5
+"""Seconds, where a server that is busy asks for less."""
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Else a server may take these from the model's own files."""
 
@@ -128,8 +134,8 @@ class Servers:
         """Return what a server calls the policy; raise if it holds another, or can't tell."""
         answer = self._ask_server("GET", f"{address}/models")
         try:
-            cards = [(str(card["id"]), card.get("root")) for card in answer["data"]]
-        except (KeyError, TypeError, AttributeError) as error:
+            cards = [(_text(card, "id"), card.get("root")) for card in answer["data"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ServerError(f"{address} can't say which models it serves: {error!r}.") from error
         # what was put into the server while it ran is worth more than what it was started with
         version = self._version_of(address)
@@ -153,7 +159,7 @@ class Servers:
             answer = self._ask_server("GET", f"{_root(address)}/weight_info")
         except RefusalError:  # it knows no such question
             return ""
-        return str(answer.get("weight_version", ""))
+        return str(answer.get("weight_version") or "")
 
     def _load(self, address: str, policy: PolicyCheckpoint) -> bool:
         """Put a policy's weights into a running server, and have it show that it holds them."""
@@ -251,9 +257,7 @@ class Servers:
     def _ask_server(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
         """Return what a server answers; raise ``ServerError`` naming it for anything but JSON."""
         try:
-            response = requests.request(
-                method, url, json=body, headers=self._headers, timeout=self._timeout
-            )
+            response = self._send(method, url, body)
             if not response.ok:
                 words = " ".join(response.text.split())[:300]
                 refused = 400 <= response.status_code < 500 and response.status_code != BUSY
@@ -267,6 +271,26 @@ class Servers:
                 f"{url} answered {str(answer)[:300]!r}, where an object was expected."
             )
         return answer
+
+    def _send(self, method: str, url: str, body: Any) -> requests.Response:
+        """Return a server's answer; one that is busy and says until when is asked again then."""
+        ends = time.monotonic() + self._timeout[1]
+        while True:
+            response = requests.request(
+                method, url, json=body, headers=self._headers, timeout=self._timeout
+            )
+            wait = retry_after(response)
+            if wait is None:
+                return response
+            left = ends - time.monotonic()
+            if wait > left:
+                raise ServerError(
+                    f"{url} answered {response.status_code} and asks to wait for {wait:.0f} s, and "
+                    f"{max(left, 0):.0f} s are left of timeout_seconds={self._timeout[1]:g}: raise it, or ask "
+                    "fewer prompts at once (requests_per_server)."
+                )
+            logger.info("%s is busy: asked again in %.0f s, as it says", url, wait)
+            time.sleep(max(wait, SHORTEST_WAIT))
 
 
 class ServersGenerator(EngineGenerator):
@@ -295,6 +319,29 @@ def policy_name(policy: PolicyCheckpoint) -> str:
     return NAME + hashlib.sha256(policy_fingerprint(policy).encode()).hexdigest()[:12]
 
 
+def retry_after(response: requests.Response) -> float | None:
+    """Return the seconds that a busy server asks to wait for (RFC 9110, 10.2.3); none if it asks for nothing."""
+    value = response.headers.get("Retry-After", "").strip()
+    if response.status_code not in MAY_ASK_TO_WAIT or not value:
+        return None
+    if value.isascii() and value.isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if until.tzinfo is None:  # -0000: a date in UTC
+        until = until.replace(tzinfo=UTC)
+    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r:.80}, where a text was expected")
+    return value
+
+
 def _is_at(root: str, policy: PolicyCheckpoint) -> bool:
     """Say whether what a server was started with is the policy: the same hub id, or the same files."""
     if not policy.path.is_dir() or not Path(root).is_dir():
@@ -312,10 +359,12 @@ def _read(choice: Mapping[str, Any], wanted: Sequence[int]) -> Written:
     if reason not in ("stop", "length"):
         raise ValueError(f"finish_reason={reason!r}")
     tokens = choice.get("token_ids")
+    # a server that shows tokens may leave the text out, but a text is a text
+    text = _text(choice, "text") if tokens is None or "text" in choice else ""
     written = Written(
         tokens=[int(token) for token in tokens or ()],
         # halves of characters, which JSON can hold and no file of ours
-        text=str(choice["text"]).encode("utf-8", "replace").decode() if tokens is None else None,
+        text=text.encode("utf-8", "replace").decode() if tokens is None else None,
         ended=reason == "stop",
     )
     if wanted:

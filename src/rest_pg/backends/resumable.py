@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from rest_pg.datasets import RecordsDataset
 from rest_pg.freshness import without_places
 from rest_pg.progress import whole
 from rest_pg.records import PolicyCheckpoint, Sample, Score
+from rest_pg.storage.unfinished import note_finished
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class ResumableGenerator:
 
         Args:
             generator: ``backend`` (dotted path) and ``arguments`` of a Generator.
-            directory: where shards are kept until the next call has begun.
+            directory: where shards are kept until the results are saved.
             prompts_per_shard: few lose less work in an interruption; many keep the batch full.
 
         Raises:
@@ -84,7 +84,7 @@ class ResumableReward:
 
         Args:
             reward: ``backend`` (dotted path) and ``arguments`` of a Reward.
-            directory: where shards are kept until the next call has begun.
+            directory: where shards are kept until the results are saved.
             samples_per_shard: few lose less work; all samples of a prompt should fit into one, so
                 that the judge reads their prompt once.
 
@@ -140,7 +140,6 @@ class _Shards:
         rows = [asdict(item) for item in items]  # type: ignore[call-overload]
         key = json.dumps([self._engine, self._size, depends_on, rows], sort_keys=True)
         own = self._root / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self._forget_others(own)
         parts = list(_batches(items, self._size))
         files = [own / f"{number:05}.jsonl" for number in range(len(parts))]
         shards = [RecordsDataset(filepath=str(file), record=record) for file in files]
@@ -160,13 +159,8 @@ class _Shards:
                 shards[number].save(done[number])
                 if len(parts) > 1:
                     logger.info("shard %d of %d is kept", number + 1, len(parts))
+        note_finished(own)
         return [result for number in range(len(parts)) for result in done[number]]
-
-    def _forget_others(self, own: Path) -> None:
-        """Remove what earlier calls kept: their results are in the catalog by now."""
-        for other in self._root.glob("*"):
-            if other != own and other.is_dir():
-                shutil.rmtree(other, ignore_errors=True)
 
 
 def _load(shards: Sequence[RecordsDataset]) -> dict[int, list[Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rest_pg.backends.embeddings import EMBEDDED, Embedder
+from rest_pg.dates import age_key
 from rest_pg.records import Example, Profile, RetrievedDocument
 from rest_pg.text import words
 
@@ -70,7 +71,7 @@ class RecencyRetriever:
         """Return each example's k latest documents."""
         profiles = []
         for example in examples:
-            order = sorted(example.profile, key=lambda d: d.date or "", reverse=True)
+            order = sorted(example.profile, key=lambda d: age_key(d.date), reverse=True)
             rank = {document.document_id: i for i, document in enumerate(order, start=1)}
             scores = [1 / rank[document.document_id] for document in example.profile]
             profiles.append(_top(example, scores, k))

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
 from rest_pg.backends.embeddings import EMBEDDED, Embedder
 from rest_pg.backends.likelihood import LikelihoodScorer
 from rest_pg.backends.protocols import Target
 from rest_pg.progress import tracked
 from rest_pg.records import Sample, Score
+from rest_pg.rouge import rouge_scorer
 
 COMPONENTS = ("similarity", "rouge_1", "rouge_l", "likelihood")
 
@@ -46,7 +46,7 @@ class Measures:
                     f"{name!r} is not one of {', '.join(COMPONENTS)}: mend or remove it"
                 )
         self._embedder, self._likelihood = Embedder(embedder), LikelihoodScorer(model)
-        self._rouge = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+        self._rouge = rouge_scorer(["rouge1", "rougeL"])
 
     def measure(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """Measure each pair, in order."""

@@ -20,6 +20,7 @@ from rest_pg.backends.workers import run_in_workers
 from rest_pg.checksums import policy_fingerprint
 from rest_pg.config import TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
+from rest_pg.storage.unfinished import note_finished
 from rest_pg.temporary import make_temporary_directory
 
 
@@ -85,7 +86,10 @@ class SharedPromptTrainer:
         if not examples:
             raise ValueError("there are no training examples: none was selected or written")
         self._check_workers(params)
-        share = unsupported_reason(AutoConfig.from_pretrained(policy.path)) is None
+        share = (
+            unsupported_reason(AutoConfig.from_pretrained(policy.path, trust_remote_code=False))
+            is None
+        )
         check_weights(examples, params, share)
         rows = tokenize_rows(
             load_tokenizer(policy),
@@ -95,13 +99,16 @@ class SharedPromptTrainer:
             preference=params.preference,
         )
         target = self._make_target()
+        checkpoints = self._checkpoints(policy, rows, params, seed)
+        if checkpoints is not None:
+            checkpoints.note_examples(examples)
         training = Training(
             policy=policy,
             rows=rows,
             params=params,
             seed=seed,
             target=target,
-            checkpoints=self._checkpoints(policy, rows, params, seed),
+            checkpoints=checkpoints,
             checkpoint_steps=self._checkpoint_steps,
             share=share,
             bfloat16=self._dtype == "auto" and supports_bfloat16(),
@@ -113,6 +120,8 @@ class SharedPromptTrainer:
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
+        if training.checkpoints:
+            note_finished(training.checkpoints.directory)
         seconds = time.perf_counter() - started
         n_tokens = sum(len(row["prompt"]) + sum(map(len, row["completions"])) for row in rows)
         return PolicyCheckpoint(target), {

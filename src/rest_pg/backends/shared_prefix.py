@@ -117,7 +117,7 @@ class SharedPrefixGenerator:
         Raises:
             ValueError: the longest prompt and one sample are above ``max_cache_tokens``.
         """
-        config = AutoConfig.from_pretrained(policy.path)
+        config = AutoConfig.from_pretrained(policy.path, trust_remote_code=False)
         if reason := unsupported_reason(config):
             logger.warning("no shared prefix for %s (%s): repeating its cache", policy.path, reason)
             return RepeatedCacheGenerator(self._dtype).generate(policy, requests, decoding)
@@ -146,7 +146,7 @@ class SharedPrefixGenerator:
         """
         if len(request.seeds) != 1:
             raise ValueError(f"{len(request.seeds)} samples can't be streamed: ask for one")
-        if unsupported_reason(AutoConfig.from_pretrained(policy.path)):
+        if unsupported_reason(AutoConfig.from_pretrained(policy.path, trust_remote_code=False)):
             (whole,) = self.generate(policy, [request], decoding)
             yield from (whole.text, whole)
             return

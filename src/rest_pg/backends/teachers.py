@@ -51,8 +51,9 @@ class StatisticalTeacher:
         texts = [document.text for document in profile.documents]
         used = Counter(word for text in texts for word in content_words(text))
         in_reference = Counter(content_words(example.reference))
-        named = set(words(example.input))
-        asked = [w for w in in_reference if w in set(words(example.query))][: self._n_asked]
+        named = set(content_words(example.input))
+        queried = set(content_words(example.query))
+        asked = [w for w in in_reference if w in queried][: self._n_asked]
         likely = sorted(
             (w for w in in_reference if w in used and w not in named),
             key=lambda w: (-in_reference[w] * used[w], w),

@@ -47,8 +47,13 @@ class VllmEngine:
             stall_seconds: without any token, after which it counts as stalled.
 
         Raises:
-            ValueError: ``stall_seconds`` isn't positive, or vLLM isn't installed.
+            ValueError: ``stall_seconds`` isn't positive, vLLM isn't installed, or ``trust_remote_code`` is
+                among the arguments.
         """
+        if "trust_remote_code" in arguments:
+            raise ValueError(
+                "engine.trust_remote_code would run code of a model's maker: remove it"
+            )
         if stall_seconds <= 0:
             raise ValueError(f"stall_seconds={stall_seconds} is not positive: raise it")
         if importlib.util.find_spec("vllm") is None:

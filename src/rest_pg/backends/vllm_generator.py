@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from rest_pg.backends.engine_generator import EngineGenerator, EngineLevelScorer
+from rest_pg.backends.model_files import check_model, local_directory
 from rest_pg.backends.models import EMBEDDED, import_model
 from rest_pg.backends.vllm_engine import VllmEngine
 from rest_pg.records import PolicyCheckpoint
@@ -60,6 +61,7 @@ def _find(model: str) -> PolicyCheckpoint:
         judge = import_model(EMBEDDED)
         atexit.register(shutil.rmtree, judge.path, ignore_errors=True)
         return judge
-    if Path(model).is_dir():
-        return PolicyCheckpoint(Path(model))
+    check_model(model)
+    if (directory := local_directory(model)) is not None:
+        return PolicyCheckpoint(directory)
     return PolicyCheckpoint(Path(snapshot_download(model, allow_patterns=NEEDED_FILES)))

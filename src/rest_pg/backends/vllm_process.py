@@ -88,7 +88,7 @@ async def _start(arguments: Mapping[str, Any]) -> Any:
     if current_platform.is_cpu():
         # a prompt that is read in parts takes back a draw, which a CPU's random generator can't
         arguments = {"enable_chunked_prefill": False} | dict(arguments)
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, trust_remote_code=False))
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

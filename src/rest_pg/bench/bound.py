@@ -24,7 +24,9 @@ def run(repeats: int) -> list[Comparison]:
     reads all weights.
     """
     (prompt,) = texts(1, PROMPT, offset=20)
-    model = AutoModelForCausalLM.from_pretrained(endless_policy().path, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        endless_policy().path, trust_remote_code=False, use_safetensors=True
+    )
     n_weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     dtype = torch.bfloat16 if supports_bfloat16() else torch.float32
     rates: list[float] = []

@@ -42,7 +42,7 @@ LORA = TrainingParams.model_validate(
 
 def run(repeats: int) -> list[Comparison]:
     """Lay measured seconds beside estimated ones; the ratio is estimate by measurement."""
-    size = ModelSize.of(AutoConfig.from_pretrained(base_policy().path))
+    size = ModelSize.of(AutoConfig.from_pretrained(base_policy().path, trust_remote_code=False))
     rates = calibrate(size)
     rows = []
     for case in _variations(SAMPLING, SAMPLING_SIZES):

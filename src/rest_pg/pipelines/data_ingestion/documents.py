@@ -2,77 +2,147 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rest_pg.config import PassageParams
+from rest_pg.dates import is_clear, normalize_date
+from rest_pg.fields import (
+    identity_of,
+    plain_text,
+    printable,
+    text_of,
+)
+from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
+from rest_pg.pipelines.data_ingestion.passages import REST, TOO_LONG, cut_passages
 from rest_pg.records import Document, RejectedRecord
+from rest_pg.text import count_words
 
-_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
-_PARAGRAPH_END = re.compile(r"\n\s*\n")
-
-
-def check_record(record: dict[str, Any]) -> RejectedRecord | None:
-    """Return what is wrong with a raw record, or None if it can be used."""
-
-    def reject(field: str, expected: str, found: object) -> RejectedRecord:
-        shown = ascii(found)[:80]
-        return RejectedRecord(
-            source=str(record["source"]), field=field, expected=expected, found=shown
-        )
-
-    if "unreadable" in record:
-        return reject("line", "one JSON object", record["unreadable"])
-    for field in ("user", "text"):
-        value = record.get(field)
-        if not isinstance(value, str) or not value.strip():
-            return reject(field, "a text that is not empty", value)
-    for field in ("user", "text", "title", "date"):
-        value = record.get(field)
-        if value is not None and not isinstance(value, str):
-            return reject(field, "a text", value)
-        try:
-            (value or "").encode()
-        except UnicodeEncodeError:
-            return reject(field, "valid Unicode, no lone surrogate", value)
-    if record.get("date") and not _DATE.fullmatch(record["date"]):
-        return reject("date", "YYYY, YYYY-MM or YYYY-MM-DD", record["date"])
-    return None
+REPEATED = "repeated text of its user"
+DATE = "a date, best as YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss+00:00"
 
 
-def cut_record(record: dict[str, Any], params: PassageParams) -> list[Document]:
-    """Turn a good record into documents: whole if it is short, else cut at paragraph ends."""
-    text = record["text"].strip()
-    short = len(text.split()) <= params.max_words
-    passages = [text] if short else cut_passages(text, params)
-    return [
-        Document(
-            document_id=record["id"] if short else f"{record['id']}#{number}",
-            user_id=record["user"].strip(),
-            text=passage,
-            title=record.get("title") or None,
-            date=record.get("date") or None,
-        )
-        for number, passage in enumerate(passages, start=1)
-    ]
+@dataclass(slots=True)
+class Reading:
+    """Documents of raw records, and what became of each record."""
+
+    documents: list[Document] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
+    counts: RecordCounts = field(default_factory=RecordCounts)
+    unclear_dates: int = 0
+    """Dates that can be read in several ways, and are kept as typed."""
 
 
-def cut_passages(text: str, params: PassageParams) -> list[str]:
-    """Cut a text at the first paragraph end after every ``min_words`` words.
+def gather_documents(
+    records: Iterable[dict[str, Any]], passages: PassageParams, forgotten_users: Container[str]
+) -> Reading:
+    """Check the records, and cut long texts; a text that its user wrote before is kept once.
 
-    A passage above ``max_words`` (one very long paragraph) is left out, and so is a rest below
-    ``min_words``: a passage never starts or ends within a paragraph.
+    Two texts of a user are the same if they differ in white space and case alone.
     """
-    passages: list[str] = []
-    current: list[str] = []
-    n_words = 0
-    for paragraph in _PARAGRAPH_END.split(text):
-        if not paragraph.strip():
-            continue
-        current.append(paragraph.strip())
-        n_words += len(paragraph.split())
-        if n_words >= params.min_words:
-            if n_words <= params.max_words:
-                passages.append("\n\n".join(current))
-            current, n_words = [], 0
-    return passages
+    reading = Reading()
+    known: set[tuple[str, str]] = set()
+    for record in records:
+        file = file_of(record)
+        reading.counts.read(file)
+        if "skipped" in record:
+            reading.counts.drop(file, str(record["skipped"]))
+        elif is_forgotten(record.get("user"), forgotten_users):
+            reading.counts.drop(file, "user who is forgotten", "forgotten_users")
+        elif isinstance(found := check_record(record), RejectedRecord):
+            reading.rejected.append(found)
+            reading.counts.drop(file, f"bad record (field {found.field})", "bad_records")
+        else:
+            _take(found, file, passages, reading, known)
+    return reading
+
+
+def _take(
+    document: Document,
+    file: str,
+    params: PassageParams,
+    reading: Reading,
+    known: set[tuple[str, str]],
+) -> None:
+    """Keep the passages of a document that its user did not write before."""
+    reading.unclear_dates += document.date is not None and not is_clear(document.date)
+    passages, lost = cut_document(document, params)
+    n_kept = len(reading.documents)
+    for passage in passages:
+        key = (passage.user_id, " ".join(passage.text.lower().split()))
+        if key not in known:
+            known.add(key)
+            reading.documents.append(passage)
+    n_kept = len(reading.documents) - n_kept
+    counts = reading.counts
+    counts.read(file, "passages", len(passages) + lost.total())
+    counts.use(file, "passages", n_kept)
+    if n_kept < len(passages):
+        counts.drop(file, REPEATED, "", "passages", len(passages) - n_kept)
+    if lost:
+        limits = {
+            TOO_LONG: f"passages.max_words={params.max_words}",
+            REST: f"passages.min_words={params.min_words}",
+        }
+        for reason, n in lost.items():
+            counts.drop(file, reason, limits[reason], "passages", n)
+    if n_kept:
+        counts.use(file)
+    else:
+        counts.drop(file, REPEATED)
+
+
+def is_forgotten(user: Any, forgotten_users: Container[str]) -> bool:
+    """Whether a raw user id is one of the forgotten users', as ids are compared."""
+    try:
+        return identity_of(user) in forgotten_users
+    except ValueError:
+        return False
+
+
+def check_record(record: dict[str, Any]) -> Document | RejectedRecord:
+    """Return a raw record as a document, its text whole; or what is wrong with it."""
+    if "unreadable" in record:
+        expected = str(record.get("expected", "one JSON object"))
+        return _reject(record, "line", expected, record["unreadable"])
+    name = "user"
+    try:
+        user = identity_of(record.get(name))
+        name = "text"
+        text = plain_text(record.get(name)).strip()
+        name = "title"
+        title = (text_of(record.get(name)) or "").strip()
+        name = "id"
+        identifier = text_of(record[name])
+    except ValueError as error:
+        return _reject(record, name, str(error), record.get(name))
+    try:
+        date = normalize_date(record.get("date"))
+    except ValueError:
+        return _reject(record, "date", DATE, record.get("date"))
+    return Document(
+        document_id=identifier or "",
+        user_id=user,
+        text=text,
+        title=title or None,
+        date=date,
+    )
+
+
+def _reject(record: dict[str, Any], name: str, expected: str, found: object) -> RejectedRecord:
+    return RejectedRecord(
+        source=printable(record["source"]), field=name, expected=expected, found=ascii(found)[:80]
+    )
+
+
+def cut_document(document: Document, params: PassageParams) -> tuple[list[Document], Counter[str]]:
+    """Return a short document whole, and a long one cut into passages; and what was left out."""
+    if count_words(document.text) <= params.max_words:
+        return [document], Counter()
+    passages, lost = cut_passages(document.text, params)
+    return [
+        replace(document, document_id=f"{document.document_id}#{number}", text=passage)
+        for number, passage in enumerate(passages, start=1)
+    ], lost

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rest_pg.config import ExampleParams
 from rest_pg.pipelines.data_ingestion.copies import SharedTexts, without_copies
+from rest_pg.pipelines.data_ingestion.time_order import order_in_time
 from rest_pg.records import Document, Example, Split
+from rest_pg.text import count_words, word_ends
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -88,15 +89,11 @@ def hold_out_latest(
     ``shared`` names are left out, and move no other document into another split.
 
     Raises:
-        ValueError: a document has no date.
+        ValueError: a document has no date, or the order of two isn't clear.
     """
-    for document in documents:
-        if document.date is None:
-            raise ValueError(
-                f"document {document.document_id} of user {document.user_id} has no date, and the "
-                "temporal setting needs one: add it, or set examples.setting=user"
-            )
-    in_time = sorted(documents, key=lambda d: (d.date or "", d.document_id))
+    ordered = order_in_time(documents)
+    in_time = [document for _, document in ordered]
+    places = {document.document_id: place for place, document in ordered}
     n_test = max(1, round(params.test_share * len(in_time)))
     n_validation = max(1, round(params.validation_share * len(in_time)))
     ends = {"train": len(in_time) - n_test - n_validation, "validation": len(in_time) - n_test}
@@ -112,7 +109,8 @@ def hold_out_latest(
             return
         if not (is_askable(target, params) and _free(target, shared)):
             continue
-        older = [d for d in in_time if (d.date or "") < (target.date or "") and _free(d, shared)]
+        place = places[target.document_id]
+        older = [d for earlier, d in ordered if earlier < place and _free(d, shared)]
         others = without_copies(older, [target])
         profile = others[-params.max_profile_size :]
         if len(profile) >= params.min_profile_size:
@@ -212,7 +210,7 @@ class Draw:
 
 def cut_opening(text: str, n_words: int) -> tuple[str, str]:
     """Return a text's first words, and what follows them; white space within is kept."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    ends = list(word_ends(text))
     end = ends[min(n_words, len(ends)) - 1] if n_words and ends else 0
     return text[:end], text[end:].strip()
 
@@ -225,7 +223,7 @@ def _can_be_asked(documents: Sequence[Document], params: ExampleParams) -> bool:
 
 def is_askable(document: Document, params: ExampleParams) -> bool:
     """Whether a document is short enough to be asked for."""
-    return len(document.text.split()) <= params.max_reference_words
+    return count_words(document.text) <= params.max_reference_words
 
 
 def _free(document: Document, shared: SharedTexts | None) -> bool:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import heapq
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rest_pg.config import LongLampParams
+from rest_pg.dates import normalize_date
+from rest_pg.fields import (
+    UNICODE,
+    identity_of,
+    is_nan,
+    is_unicode,
+    plain_text,
+    printable,
+    text_of,
+)
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.data_ingestion.copies import is_near_copy
+from rest_pg.pipelines.data_ingestion.counts import RecordCounts, file_of
+from rest_pg.pipelines.data_ingestion.documents import is_forgotten
 from rest_pg.pipelines.data_ingestion.examples import random_for
 from rest_pg.records import Document, Example, RejectedRecord, Split
+from rest_pg.text import count_words
 
+IDS = ("id", "document_id")
 SPLIT_NAMES: Mapping[str, Split] = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -26,8 +43,6 @@ class Task:
     title: tuple[str, ...]
     index: tuple[tuple[str, ...], ...]
     """Fields that a retriever reads, joined."""
-    query_behind: str
-    """The query is what stands behind this in the input; all of it where this is missing."""
 
 
 TASKS: Mapping[str, Task] = {
@@ -36,14 +51,12 @@ TASKS: Mapping[str, Task] = {
         text=("abstract",),
         title=("title",),
         index=(("title",), ("abstract",)),
-        query_behind="items:",
     ),
     "product_review": Task(
         user="reviewerId",
         text=("reviewText",),
         title=("summary",),
         index=(("overall",), ("summary",), ("description",), ("reviewText",)),
-        query_behind="",
     ),
     # some copies spell summary and content as input and output
     "topic_writing": Task(
@@ -51,7 +64,6 @@ TASKS: Mapping[str, Task] = {
         text=("content", "output"),
         title=("summary", "input"),
         index=(("summary", "input"), ("content", "output")),
-        query_behind="",
     ),
     # not LongLaMP's own: examples that another run made of mails, or of any documents
     "email_completion": Task(
@@ -59,7 +71,6 @@ TASKS: Mapping[str, Task] = {
         text=("text",),
         title=("title",),
         index=(("title",), ("text",)),
-        query_behind="",
     ),
 }
 
@@ -75,51 +86,89 @@ class Counts:
     near_copies: int = 0
     empty_profiles: int = 0
     rejected: list[RejectedRecord] = field(default_factory=list)
+    by_file: RecordCounts = field(default_factory=RecordCounts)
 
 
 def read_records(
-    records: Iterable[dict[str, Any]], params: LongLampParams, seed: int
+    records: Iterable[dict[str, Any]],
+    params: LongLampParams,
+    seed: int,
+    forgotten_users: Container[str] = frozenset(),
 ) -> tuple[list[Example], Counts]:
     """Read records one at a time, and keep the drawn ones: memory doesn't grow with the file.
 
     A record is drawn by its split and number in it, so the draw doesn't depend on the file's format.
+    Forgotten users' records are skipped, and keep their numbers.
 
     Returns:
         Examples by split and number; and what was left out.
     """
     counts = Counts()
-    drawn: dict[tuple[str, Split], list[tuple[float, int, Example]]] = {}
+    drawn: dict[tuple[str, Split], list[tuple[float, int, str, Example]]] = {}
     numbers: Counter[tuple[str, Split]] = Counter()
     for record in records:
         counts.records += 1
+        file = file_of(record)
+        counts.by_file.read(file)
         task, split = task_of(record, params), SPLIT_NAMES[record["split"]]
         place = (task, split)
         numbers[place] += 1
-        problem = check_record(record, TASKS.get(task))
-        if problem:
-            counts.rejected.append(problem)
-            continue
-        if len(record["output"].split()) > params.max_reference_words:
-            counts.too_long += 1
-            continue
         # the smallest keys win; the heap's first item is the largest of them
         key = random_for(seed, "longlamp", split, numbers[place]).random()
         kept, size = drawn.setdefault(place, []), params.max_examples.get(split, 0)
-        if size == 0 or (len(kept) == size and -kept[0][0] <= key):
+        found = _judge(record, task, params, counts, forgotten_users)
+        if found is None and (size == 0 or (len(kept) == size and -kept[0][0] <= key)):
+            found = _not_drawn(params, split)
+        if found is not None:
+            counts.by_file.drop(file, *found)
             continue
         example = _to_example(record, numbers[place], params, seed, counts)
         if example is None:
             counts.empty_profiles += 1
+            reason = f"longlamp.near_copies={params.near_copies}"
+            counts.by_file.drop(file, "no usable profile document", reason)
             continue
-        item = (-key, numbers[place], example)
-        heapq.heappush(kept, item) if len(kept) < size else heapq.heapreplace(kept, item)
+        item = (-key, numbers[place], file, example)
+        if len(kept) < size:
+            heapq.heappush(kept, item)
+        else:
+            _, _, left, _ = heapq.heapreplace(kept, item)
+            counts.by_file.drop(left, *_not_drawn(params, split))
+    for kept in drawn.values():
+        for _, _, file, _ in kept:
+            counts.by_file.use(file)
     return [
         example
         for _, kept in sorted(
             drawn.items(), key=lambda d: list(SPLIT_NAMES.values()).index(d[0][1])
         )
-        for _, _, example in sorted(kept, key=lambda item: item[1])
+        for _, _, _, example in sorted(kept, key=lambda item: item[1])
     ], counts
+
+
+def _judge(
+    record: dict[str, Any],
+    task: str,
+    params: LongLampParams,
+    counts: Counts,
+    forgotten_users: Container[str],
+) -> tuple[str, str] | None:
+    """Return why a record isn't used, and what decides; none if it may be drawn."""
+    known = TASKS.get(task)
+    user = record.get(known.user) if known else None
+    if is_forgotten(user, forgotten_users) or is_forgotten(f"{task}/{user}", forgotten_users):
+        return "user who is forgotten", "forgotten_users"
+    if problem := check_record(record, known):
+        counts.rejected.append(problem)
+        return f"bad record (field {re.sub(r'[0-9]+', 'N', problem.field)})", "bad_records"
+    if count_words(record["output"]) > params.max_reference_words:
+        counts.too_long += 1
+        return "longer output", f"longlamp.max_reference_words={params.max_reference_words}"
+    return None
+
+
+def _not_drawn(params: LongLampParams, split: Split) -> tuple[str, str]:
+    return "not drawn", f"longlamp.max_examples.{split}={params.max_examples.get(split, 0)}"
 
 
 def task_of(record: Mapping[str, Any], params: LongLampParams) -> str:
@@ -149,11 +198,15 @@ def check_record(record: dict[str, Any], task: Task | None) -> RejectedRecord | 
     if task is None:
         names = " or ".join(known.user for known in TASKS.values())
         return _reject(record, names, "one of these fields, for the user", sorted(record))
-    for name in (task.user, "input", "output"):
-        if not isinstance(record.get(name), str) or not record[name].strip():
-            return _reject(record, name, "a text that is not empty", record.get(name))
-        if not _is_unicode(record[name]):
-            return _reject(record, name, "valid Unicode, no lone surrogate", record[name])
+    name = task.user
+    try:
+        identity_of(record.get(name))
+        for name in ("input", "output"):
+            plain_text(record.get(name))
+        name = "query"
+        text_of(record.get(name))
+    except ValueError as error:
+        return _reject(record, name, str(error), record.get(name))
     return _check_profile(record, task)
 
 
@@ -161,15 +214,22 @@ def _check_profile(record: dict[str, Any], task: Task) -> RejectedRecord | None:
     profile = record.get("profile")
     if not isinstance(profile, list) or not all(isinstance(item, dict) for item in profile):
         return _reject(record, "profile", "a list of objects", profile)
+    names = {*task.text, *task.title, *(n for names in task.index for n in names), *IDS, "year"}
     for number, item in enumerate(profile):
         if not any(name in item for name in task.text):
             return _reject(record, f"profile.{number}.{task.text[0]}", "a text", sorted(item))
+        for name in names & item.keys():
+            value = item[name]
+            if isinstance(value, str) and not is_unicode(value):
+                return _reject(record, f"profile.{number}.{name}", UNICODE, value[:80])
+            if value is not None and not isinstance(value, str | int | float):
+                return _reject(record, f"profile.{number}.{name}", "a text or a number", value)
     return None
 
 
 def _reject(record: dict[str, Any], name: str, expected: str, found: object) -> RejectedRecord:
     return RejectedRecord(
-        source=str(record["source"]), field=name, expected=expected, found=ascii(found)[:80]
+        source=printable(record["source"]), field=name, expected=expected, found=ascii(found)[:80]
     )
 
 
@@ -178,11 +238,11 @@ def _to_example(
 ) -> Example | None:
     name, split = task_of(record, params), SPLIT_NAMES[record["split"]]
     task = TASKS[name]
-    example_id, user = f"{name}-{split}-{number}", record[task.user].strip()
+    example_id, user = f"{name}-{split}-{number}", identity_of(record[task.user])
     mixed = params.task == "mixed"
     if mixed:  # tasks name their users independently
         user = f"{name}/{user}"
-    reference = record["output"].strip()
+    reference, request = (plain_text(record[name]).strip() for name in ("output", "input"))
     order = list(range(len(record["profile"])))
     random_for(seed, "profile", example_id).shuffle(order)
     kept: dict[int, Document] = {}
@@ -206,14 +266,12 @@ def _to_example(
             break
     if not kept:
         return None
-    _, found, behind = record["input"].partition(task.query_behind or "\0")
-    asked = str(record.get("query") or (behind if found and behind.strip() else record["input"]))
     return Example(
         example_id=example_id,
         user_id=user,
         split=split,
-        input=record["input"].strip(),
-        query=asked.strip(),
+        input=request,
+        query=build_query(request),
         reference=reference,
         profile=tuple(kept[place] for place in sorted(kept)),
         task=name if mixed else "",
@@ -231,29 +289,38 @@ def _to_document(
     counts: Counts,
 ) -> Document | None:
     text, cut = _cut(_first(item, task.text), params.max_document_words)
-    if not text.strip() or not _is_unicode(text):
+    if not text.strip():
         return None
     counts.documents_cut += cut
     # each cut before they are joined: a text of hundreds of megabytes would be copied whole
     fields = (_cut(_first(item, names), params.max_document_words)[0] for names in task.index)
     index = " ".join(filter(None, fields))
     title = _first(item, task.title)
-    year = str(item.get("year") or "")
+    identifier = next(filter(None, (_first(item, (name,)).strip() for name in IDS)), "")
     return Document(
-        document_id=str(item.get("id") or item.get("document_id") or f"{example_id}-{place}"),
+        document_id=unicodedata.normalize("NFC", identifier) or f"{example_id}-{place}",
         user_id=user,
         text=text,
         title=_cut(title, params.max_document_words)[0] or None,
-        date=year if year.isdigit() else None,
+        date=_year_of(item.get("year")),
         index=_cut(index, params.max_document_words)[0],
     )
+
+
+def _year_of(value: Any) -> str | None:
+    """Return a document's date, if it is one: a profile document is used without it too."""
+    try:
+        return normalize_date(value)
+    except ValueError:
+        return None
 
 
 def _first(item: dict[str, Any], names: tuple[str, ...]) -> str:
     """Return the first of several fields that is there, as text."""
     for name in names:
-        if item.get(name) is not None:
-            return str(item[name])
+        value = item.get(name)
+        if value is not None and not is_nan(value):
+            return str(value)
     return ""
 
 
@@ -262,9 +329,9 @@ def _cut(text: str, max_words: int) -> tuple[str, bool]:
     words: list[str] = []
     for word in _words(text):
         if len(words) == max_words:
-            return " ".join(words), True
+            return unicodedata.normalize("NFC", " ".join(words)), True
         words.append(word)
-    return text.strip(), False
+    return unicodedata.normalize("NFC", text.strip()), False
 
 
 def _words(text: str, step: int = 65_536) -> Iterator[str]:
@@ -277,11 +344,3 @@ def _words(text: str, step: int = 65_536) -> Iterator[str]:
         yield from pieces
     if rest:
         yield rest
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
+import pandas as pd
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rest_pg.backends.models import import_model
-from rest_pg.backends.protocols import Retriever
 from rest_pg.config import (
     BasePolicyParams,
     ExampleParams,
     LongLampParams,
     PassageParams,
-    RetrievalParams,
 )
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.data_ingestion.copies import leave_out_shared
-from rest_pg.pipelines.data_ingestion.documents import check_record, cut_record
+from rest_pg.pipelines.data_ingestion.counts import RecordCounts, log_counts
+from rest_pg.pipelines.data_ingestion.documents import REPEATED, gather_documents
 from rest_pg.pipelines.data_ingestion.examples import (
     SPLITS,
     Draw,
@@ -29,7 +30,7 @@ from rest_pg.pipelines.data_ingestion.examples import (
 from rest_pg.pipelines.data_ingestion.key_items import KeyItems
 from rest_pg.pipelines.data_ingestion.left_out import find_left_out, summarize
 from rest_pg.pipelines.data_ingestion.longlamp import read_records
-from rest_pg.records import Document, Example, LeftOut, PolicyCheckpoint, Profile, RejectedRecord
+from rest_pg.records import Document, Example, LeftOut, PolicyCheckpoint, RejectedRecord
 
 logger = logging.getLogger(__name__)
 
@@ -45,44 +46,50 @@ def read_documents(
     raw_documents: Sequence[dict[str, Any]],
     passages: PassageParams,
     bad_records: Literal["stop", "reject"],
-) -> tuple[list[Document], list[RejectedRecord]]:
+    forgotten_users: Container[str] = frozenset(),
+) -> tuple[list[Document], list[RejectedRecord], pd.DataFrame]:
     """Check the raw records, and cut long texts into documents.
 
-    Texts that a user wrote twice (but for white space and case) are kept once.
+    Texts that a user wrote twice (but for white space and case) are kept once. Records of forgotten users
+    are skipped.
+
+    Returns:
+        The documents; the bad records; and what became of each file's records
+        (:class:`~rest_pg.pipelines.data_ingestion.counts.RecordCounts`).
 
     Raises:
         ValueError: a record is bad and ``bad_records`` is ``stop``; or none is good.
     """
-    verdicts = [(record, check_record(record)) for record in raw_documents]
-    rejected = [verdict for _, verdict in verdicts if verdict]
+    reading = gather_documents(raw_documents, passages, forgotten_users)
+    counts, rejected = reading.counts, reading.rejected
     if rejected and bad_records == "stop":
         first = rejected[0]
         raise ValueError(
-            f"{len(rejected)} of {len(verdicts)} records can't be used. The first: {first.source}, "
+            f"{len(rejected)} of {counts.total('read')} records can't be used. The first: {first.source}, "
             f"field {first.field}: expected {first.expected}, found {first.found}. Mend them, or set "
             "bad_records=reject to leave them out and list them in data/02_intermediate."
         )
-    documents: dict[tuple[str, str], Document] = {}
-    n_cut = 0
-    for record, verdict in verdicts:
-        for document in [] if verdict else cut_record(record, passages):
-            n_cut += 1
-            key = (document.user_id, " ".join(document.text.lower().split()))
-            documents.setdefault(key, document)
-    if not documents:
+    counts.log()
+    if not reading.documents:
         raise ValueError(
-            f"none of {len(verdicts)} records gave a document ({len(rejected)} rejected): check the "
+            f"none of {counts.total('read')} records gave a document ({len(rejected)} rejected): check the "
             "source, or lower passages.min_words"
+        )
+    if reading.unclear_dates:
+        logger.warning(
+            "%d dates can be read in several ways (03/04/2021) and are kept as typed: the temporal setting "
+            "would refuse them",
+            reading.unclear_dates,
         )
     logger.info(
         "%d records gave %d documents by %d users; %d records rejected, %d repeated texts left out",
-        len(verdicts),
-        len(documents),
-        len({user for user, _ in documents}),
+        counts.total("read"),
+        len(reading.documents),
+        len({document.user_id for document in reading.documents}),
         len(rejected),
-        n_cut - len(documents),
+        counts.total("dropped", "passages", REPEATED),
     )
-    return list(documents.values()), rejected
+    return reading.documents, rejected, counts.table()
 
 
 def create_examples(
@@ -128,16 +135,16 @@ def _ask(
         items = key_items.choose(reference, params.n_key_items)
         if not (reference and (opening or items)):
             continue
-        request = template.render(
+        rendered = template.render(
             title=target.document.title, date=target.document.date, items=items, opening=opening
         )
+        request = " ".join(rendered.split())
         yield Example(
             example_id=target.document.document_id,
             user_id=target.document.user_id,
             split=target.split,
-            input=" ".join(request.split()),
-            # only what the request says: the rest of the text isn't known to who asks
-            query=f"{target.document.title or ''} {opening}" if opening else " ".join(items),
+            input=request,
+            query=build_query(request),
             reference=reference,
             profile=target.profile,
             copies_left_out=target.copies_left_out,
@@ -157,17 +164,21 @@ def read_examples(
     params: LongLampParams,
     bad_records: Literal["stop", "reject"],
     seed: int,
-) -> tuple[list[Example], list[RejectedRecord]]:
+    forgotten_users: Container[str] = frozenset(),
+) -> tuple[list[Example], list[RejectedRecord], pd.DataFrame]:
     """Take LongLaMP's records as the examples that they are, in its native schemas.
 
     A profile document that holds the whole target is left out, and counted; one that holds most of
-    it is too, or is kept by ``near_copies: keep``.
+    it is too, or is kept by ``near_copies: keep``. Records of forgotten users are skipped.
+
+    Returns:
+        The examples; the bad records; and what became of each file's records.
 
     Raises:
         ValueError: a record is bad and ``bad_records`` is ``stop``; a split stays empty; or a check
             of the examples fails.
     """
-    examples, counts = read_records(raw_examples, params, seed)
+    examples, counts = read_records(raw_examples, params, seed, forgotten_users)
     if counts.rejected and bad_records == "stop":
         first = counts.rejected[0]
         raise ValueError(
@@ -175,13 +186,8 @@ def read_examples(
             f"{first.source}, field {first.field}: expected {first.expected}, found {first.found}. "
             "Mend them, set longlamp.task to the data's, or set bad_records=reject."
         )
-    examples, shared = leave_out_shared(examples)
-    if shared:
-        logger.info(
-            "held-out users have the same texts: %d training examples left out, and %d documents of the others' profiles",
-            shared["examples"],
-            shared["documents"],
-        )
+    examples, table = _without_shared(examples, counts.by_file.table())
+    log_counts(table)
     check_examples(examples, params.setting, "longlamp")
     logger.info(
         "%d records gave %s; left out: %d rejected, %d with a longer output than %d words, %d without "
@@ -196,7 +202,24 @@ def read_examples(
         counts.copies,
         counts.near_copies,
     )
-    return examples, counts.rejected
+    return examples, counts.rejected, table
+
+
+def _without_shared(
+    examples: list[Example], table: pd.DataFrame
+) -> tuple[list[Example], pd.DataFrame]:
+    """Leave out of training what held-out users wrote too, and count it."""
+    kept, shared = leave_out_shared(examples)
+    if not shared:
+        return examples, table
+    reason, counts = "held-out users have the same texts", RecordCounts()
+    documents = sum(len(example.profile) for example in examples)
+    for unit, n in (("examples", len(examples)), ("profile documents", documents)):
+        dropped = shared["examples" if unit == "examples" else "documents"]
+        counts.read("all", unit, n)
+        counts.use("all", unit, n - dropped)
+        counts.drop("all", reason, unit=unit, n=dropped)
+    return kept, pd.concat([table, counts.table()], ignore_index=True)
 
 
 def check_examples(
@@ -247,22 +270,3 @@ def check_examples(
         )
         reasons = f". Left out: {'; '.join(left_out)}" if left_out else ""
         raise ValueError(f"there is no {missing[0]} example: {remedy}{reasons}")
-
-
-def retrieve_profiles(
-    examples: Sequence[Example], retriever: Retriever, params: RetrievalParams
-) -> list[Profile]:
-    """Find the k documents of each profile that matter for the request (§4.1).
-
-    Raises:
-        ValueError: a profile holds fewer than k documents.
-    """
-    for example in examples:
-        if len(example.profile) < params.k:
-            raise ValueError(
-                f"retrieval.k={params.k} is above the {len(example.profile)} documents in the profile "
-                f"of example {example.example_id}: lower k, or raise examples.min_profile_size to it"
-            )
-    profiles = retriever.retrieve(examples, params.k)
-    logger.info("retrieved %d documents for each of %d examples", params.k, len(profiles))
-    return profiles

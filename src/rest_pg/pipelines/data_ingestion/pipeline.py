@@ -5,12 +5,13 @@ LongLaMP's records are examples already: ``data_format: longlamp`` puts them in 
 
 from kedro.pipeline import Pipeline, node
 
+from rest_pg.method.retrieval import retrieve_profiles
+from rest_pg.pipelines.data_ingestion.counts import count_records
 from rest_pg.pipelines.data_ingestion.nodes import (
     draw_examples,
     import_policy,
     read_documents,
     read_examples,
-    retrieve_profiles,
 )
 from rest_pg.pipelines.data_ingestion.statistics import describe_data
 
@@ -34,7 +35,12 @@ def create_pipeline(data_format: str) -> Pipeline:
                 "profiles",
                 name="retrieve_profiles",
             ),
-            node(describe_data, "examples", "data_statistics", name="describe_data"),
+            node(
+                describe_data,
+                ["examples", "params:retrieval"],
+                "data_statistics",
+                name="describe_data",
+            ),
             node(import_policy, "params:base_policy", "base_policy", name="import_policy"),
         ]
     )
@@ -45,8 +51,8 @@ def _read_documents() -> Pipeline:
         [
             node(
                 read_documents,
-                ["raw_documents", "params:passages", "params:bad_records"],
-                ["documents", "rejected_records"],
+                ["raw_documents", "params:passages", "params:bad_records", "forgotten_users"],
+                ["documents", "rejected_records", "reading_counts"],
                 name="read_documents",
             ),
             node(
@@ -54,6 +60,12 @@ def _read_documents() -> Pipeline:
                 ["documents", "request_template", "params:examples", "params:seed"],
                 ["examples", "left_out"],
                 name="create_examples",
+            ),
+            node(
+                count_records,
+                ["reading_counts", "documents", "examples", "left_out", "params:examples"],
+                "ingestion_counts",
+                name="count_records",
             ),
         ]
     )
@@ -64,8 +76,14 @@ def _read_longlamp() -> Pipeline:
         [
             node(
                 read_examples,
-                ["raw_examples", "params:longlamp", "params:bad_records", "params:seed"],
-                ["examples", "rejected_records"],
+                [
+                    "raw_examples",
+                    "params:longlamp",
+                    "params:bad_records",
+                    "params:seed",
+                    "forgotten_users",
+                ],
+                ["examples", "rejected_records", "ingestion_counts"],
                 name="read_examples",
             )
         ]

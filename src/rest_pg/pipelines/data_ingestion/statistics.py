@@ -7,17 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from rest_pg.config import RetrievalParams
+from rest_pg.method.retrieval import count_short_profiles
 from rest_pg.pipelines.data_ingestion.copies import count_near_copies
 from rest_pg.pipelines.data_ingestion.examples import SPLITS
 from rest_pg.records import Example
+from rest_pg.text import count_words
 
 
-def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
+def describe_data(examples: Sequence[Example], retrieval: RetrievalParams) -> pd.DataFrame:
     """Describe each split, and each task in it: one row, with medians and 90th percentiles of sizes and lengths.
 
     ``duplicates`` counts references that occur more than once in the split, and ``near_copies``
     examples whose profile holds most of their reference: both would flatter a system that copies.
-    ``copies_left_out`` counts the documents that would have been such copies.
+    ``copies_left_out`` counts the documents that would have been such copies, and ``short_profiles`` the
+    examples that have fewer documents than are retrieved.
     """
     rows = []
     tasks = sorted({example.task for example in examples})
@@ -33,12 +37,13 @@ def describe_data(examples: Sequence[Example]) -> pd.DataFrame:
             "duplicates": len(references) - len(set(references)),
             "near_copies": count_near_copies(own),
             "copies_left_out": sum(e.copies_left_out for e in own),
+            "short_profiles": count_short_profiles(own, retrieval.k),
         }
         sizes = {
             "profile_documents": [len(e.profile) for e in own],
-            "profile_words": [sum(len(d.text.split()) for d in e.profile) for e in own],
-            "reference_words": [len(e.reference.split()) for e in own],
-            "input_words": [len(e.input.split()) for e in own],
+            "profile_words": [sum(count_words(d.text) for d in e.profile) for e in own],
+            "reference_words": [count_words(e.reference) for e in own],
+            "input_words": [count_words(e.input) for e in own],
         }
         for name, values in sizes.items():
             for suffix, share in (("median", 0.5), ("p90", 0.9)):

@@ -120,6 +120,7 @@ def _create_comparison(n_iterations: int, systems: list[str]) -> Pipeline:
                     "examples": "examples",
                     "profiles": "profiles",
                     "data_statistics": "data_statistics",
+                    "ingestion_counts": "ingestion_counts",
                     "reasoning_path_figures": "reasoning_path_figures",
                     "seed": "params:seed",
                     "run_times": "run_times",

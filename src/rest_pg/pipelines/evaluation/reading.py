@@ -11,6 +11,7 @@ from typing import Any
 
 from rest_pg.pipelines.data_ingestion.examples import random_for
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
+from rest_pg.text import count_words
 
 MOST = 400
 """Examples of a table at most: beyond that a page is slow to open. Which ones, the seed draws."""
@@ -138,7 +139,7 @@ def _example(
         "user": example.user_id,
         "request": example.input,
         "reference": example.reference,
-        "words": len(example.reference.split()),
+        "words": count_words(example.reference),
         "documents": [
             {"id": d.document_id, "similarity": round(d.similarity, 3), "text": d.text}
             for d in profile.documents
@@ -185,7 +186,7 @@ def _sample(scored: ScoredSample) -> dict[str, Any]:
     sample = scored.sample
     return {
         "reward": round(scored.score.reward, 4),
-        "words": len(sample.response.split()),
+        "words": count_words(sample.response),
         "path": sample.reasoning_path,
         "malformed": sample.malformed,
         "finished": sample.finished,

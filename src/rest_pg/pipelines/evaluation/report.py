@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import PackageLoader, StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from plotly.offline import get_plotlyjs
 
 from rest_pg.pipelines.evaluation.nodes import (
     BASELINE,
@@ -22,7 +18,10 @@ from rest_pg.pipelines.evaluation.nodes import (
 )
 from rest_pg.pipelines.evaluation.reading import browse_examples, browse_iterations
 from rest_pg.records import Example, Profile, ScoredSample, SelectedSample
-from rest_pg.statistics import state_mean, state_too_few
+from rest_pg.reporting.html import render, show_labels_literally
+from rest_pg.reporting.markdown import code_block
+from rest_pg.statistics import state_too_few
+from rest_pg.text import count_words
 from rest_pg.times import RunTimes
 
 COLORS = ("#8c8c8c", "#3b75af", "#e0812c", "#3a923a", "#b13d3d", "#7c5fa8", "#6b4a3e")
@@ -36,6 +35,8 @@ def create_report(
     reasoning_path_figures: Mapping[str, float],
     seed: int,
     run_times: RunTimes,
+    *,
+    ingestion_counts: pd.DataFrame,
     **parts: Any,
 ) -> str:
     """Render the report.
@@ -48,6 +49,7 @@ def create_report(
         reasoning_path_figures: the teacher's paths, and what they copy.
         seed: of the run.
         run_times: what the run takes, beside its estimate if there is one.
+        ingestion_counts: what became of each file's records.
         **parts: by system ``scored_<system>``, scored samples, and ``sampling_<system>``, what drawing them
             took; by iteration ``figures_<iteration>``, ``drawn_<iteration>``, all scored samples, and
             ``kept_<iteration>``, those selected; ``fine_tuning``, what SFT took.
@@ -80,10 +82,11 @@ def create_report(
         counts={
             "users": len({e.user_id for e in own}),
             "examples": len(own),
-            "words": fmean([len(e.reference.split()) for e in own] or [0]),
+            "words": fmean([count_words(e.reference) for e in own] or [0]),
         },
         too_few=state_too_few(count_users(results, split), split),
         statistics=data_statistics.to_dict("records"),
+        ingestion=ingestion_counts.fillna("").to_dict("records"),
         paths=reasoning_path_figures,
         seed=seed,
     )
@@ -93,22 +96,6 @@ def _of(parts: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Take the parts of one kind, by what follows it in their names."""
     start = f"{kind}_"
     return {name.removeprefix(start): own for name, own in parts.items() if name.startswith(start)}
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a report's template: all text is escaped, and a misspelt field raises."""
-    loader = PackageLoader("rest_pg.pipelines.evaluation", "templates")
-    environment = ImmutableSandboxedEnvironment(
-        loader=loader, autoescape=True, undefined=StrictUndefined
-    )
-    bundled = files("itables").joinpath("html")
-    return environment.get_template(template).render(
-        plotlyjs=get_plotlyjs(),
-        state_mean=state_mean,
-        datatables_js=bundled.joinpath("dt_bundle.js").read_text(encoding="utf-8"),
-        datatables_css=bundled.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
-        **values,
-    )
 
 
 def state_result(results: pd.DataFrame) -> str:
@@ -146,7 +133,7 @@ def describe_run(results: pd.DataFrame) -> str:
         "Does training on its own best samples make a policy write more as its users would?\n\n"
         f"**{state_result(results)}**\n\n"
         f"{title_of(results, split).capitalize()}:\n\n"
-        f"```\n{results_table(results, split).to_string()}\n```\n\n"
+        f"{code_block(results_table(results, split).to_string())}\n\n"
         "The report and each iteration's samples are among the artifacts."
     )
 
@@ -195,7 +182,7 @@ def reward_against_length(scored: dict[str, Sequence[ScoredSample]]) -> go.Figur
     figure = go.Figure()
     for color, (system, samples) in zip(COLORS, scored.items(), strict=False):
         figure.add_scatter(
-            x=[len(s.sample.response.split()) for s in samples],
+            x=[count_words(s.sample.response) for s in samples],
             y=[s.score.reward for s in samples],
             name=system,
             mode="markers",
@@ -269,6 +256,7 @@ def style(figure: go.Figure, x: str, y: str) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         template="none",
     )
+    show_labels_literally(figure)
     if x.startswith("EM"):
         figure.update_xaxes(dtick=1)
     return figure

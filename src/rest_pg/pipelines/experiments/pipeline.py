@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Pipeline, node
 
-from rest_pg.pipelines.data_ingestion.nodes import retrieve_profiles
+from rest_pg.method.retrieval import retrieve_profiles
 from rest_pg.pipelines.evaluation.pipeline import create_system
 from rest_pg.pipelines.experiments.nodes import (
     create_table,
@@ -36,7 +36,7 @@ STARTS = ("base", "sft", "previous")
 SOURCES = ("teacher", "others", "empty")
 TRAINED_BY = {"prompts", "trainer", "base_policy"}
 EVALUATED_BY = {"generator", "reward"}
-MAXIMIZATION = {"selection", "maximization", "response_format", "seed"}
+MAXIMIZATION = {"selection", "maximization", "response_format", "retrieval", "seed"}
 EVALUATION = {"evaluation", "response_format", "seed"}
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from rest_pg.backends.protocols import Generator
 from rest_pg.config import EvaluationParams, ResponseFormat
+from rest_pg.dates import normalize_date
+from rest_pg.fields import identity_of, plain_text
+from rest_pg.method.retrieval import build_query
 from rest_pg.pipelines.self_training.nodes import draw_samples
 from rest_pg.records import Answer, Document, Example, PolicyCheckpoint, Profile, Prompt, Sample
 
@@ -32,7 +35,7 @@ def _example(number: int, request: Mapping[str, Any]) -> Example:
     source = request.get("source", f"request {number}")
     if "unreadable" in request:
         raise ValueError(f"{source}: {request['unreadable']}, found where a JSON object should be")
-    user, text = (_text(request, name, source) for name in ("user", "request"))
+    user, text = _user(request, source), _text(request, "request", source)
     documents = request.get("documents")
     if not isinstance(documents, list) or not documents:
         raise ValueError(
@@ -43,7 +46,7 @@ def _example(number: int, request: Mapping[str, Any]) -> Example:
         user_id=user,
         split="test",
         input=text,
-        query=text,
+        query=build_query(text),
         reference="",
         profile=tuple(
             _document(f"request-{number}#{i}", user, found, f"{source}, document {i}")
@@ -61,19 +64,34 @@ def _document(document_id: str, user: str, found: Any, source: str) -> Document:
         user_id=user,
         text=_text(fields, "text", source),
         title=_text(fields, "title", source) if fields.get("title") else None,
-        date=_text(fields, "date", source) if fields.get("date") else None,
+        date=_date(fields, source),
     )
 
 
-def _text(fields: Mapping[str, Any], name: str, source: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{source}, {name}: expected a text that isn't empty, found {value!r:.80}")
+def _user(fields: Mapping[str, Any], source: str) -> str:
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{source}, {name}: no valid Unicode ({error.reason})") from error
-    return value.strip()
+        return identity_of(fields.get("user"))
+    except ValueError as error:
+        raise ValueError(
+            f"{source}, user: expected {error}, found {fields.get('user')!a:.80}"
+        ) from error
+
+
+def _text(fields: Mapping[str, Any], name: str, source: str) -> str:
+    try:
+        return plain_text(fields.get(name)).strip()
+    except ValueError as error:
+        raise ValueError(
+            f"{source}, {name}: expected {error}, found {fields.get(name)!a:.80}"
+        ) from error
+
+
+def _date(fields: Mapping[str, Any], source: str) -> str | None:
+    try:
+        return normalize_date(fields.get("date"))
+    except ValueError as error:
+        found = f"found {fields.get('date')!a:.80}"
+        raise ValueError(f"{source}, date: expected a date, best as YYYY-MM-DD, {found}") from error
 
 
 def answer_requests(

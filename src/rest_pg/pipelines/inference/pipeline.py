@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
-from rest_pg.pipelines.data_ingestion.nodes import retrieve_profiles
+from rest_pg.method.retrieval import retrieve_profiles
 from rest_pg.pipelines.inference.nodes import answer_requests, read_requests
 from rest_pg.pipelines.reasoning_path.nodes import create_prompts
 
@@ -20,7 +20,7 @@ def create_pipeline(policy: str) -> Pipeline:
             node(read_requests, "requests", "examples", name="read_requests"),
             node(
                 retrieve_profiles,
-                ["examples", "retriever", "params:retrieval"],
+                ["examples", "retriever", "params:retrieval", "policy"],
                 "profiles",
                 name="retrieve_profiles",
             ),

@@ -87,7 +87,7 @@ def check_documents(
         ValueError: as :func:`~rest_pg.pipelines.data_ingestion.nodes.read_documents`.
     """
     first = list(raw_documents[: plan.checked_records])
-    documents, rejected = read_documents(first, passages, bad_records)
+    documents, rejected, _ = read_documents(first, passages, bad_records)
     logger.info(
         "data: %s%d records checked, %d rejected, %d documents",
         "the first " if len(first) < len(raw_documents) else "",
@@ -326,9 +326,11 @@ def _configuration(model: str | dict[str, Any]) -> PretrainedConfig:
         config: PretrainedConfig
         if model == EMBEDDED:
             file = embedded_file()
-            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+            config = AutoConfig.from_pretrained(
+                file.parent, gguf_file=file.name, trust_remote_code=False
+            )
         else:
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the sizes of {model!r} can't be read: {error} State them in plan.policy or plan.judge, "

@@ -11,6 +11,7 @@ from rest_pg.backends.protocols import Teacher
 from rest_pg.config import PromptParams, ResponseFormat
 from rest_pg.prompts import apply_chat_template, compile_template, fit_documents, markup_escape
 from rest_pg.records import Example, PolicyCheckpoint, Profile, Prompt, ReasoningPath, Split
+from rest_pg.text import count_words
 from rest_pg.tracking import to_metric_history
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def describe_reasoning_paths(
     copied = [path.copied_ngrams for path in reasoning_paths]
     figures = {
         "paths": len(reasoning_paths),
-        "words_median": statistics.median([len(p.text.split()) for p in reasoning_paths] or [0]),
+        "words_median": statistics.median([count_words(p.text) for p in reasoning_paths] or [0]),
         "copied": statistics.fmean(copied or [0]),
         "paths_with_copies": sum(share > 0 for share in copied),
     }

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rest_pg.backends.protocols import GenerationRequest, Generator, Reward, Target, Trainer
 from rest_pg.config import (
@@ -15,6 +16,7 @@ from rest_pg.config import (
     ExpectationParams,
     MaximizationParams,
     ResponseFormat,
+    RetrievalParams,
     SelectionParams,
 )
 from rest_pg.pipelines.self_training.selection import keep_any, keep_best
@@ -27,6 +29,7 @@ from rest_pg.records import (
     TrainingExample,
 )
 from rest_pg.responses import fixed_parts, format_completion, parse_generation
+from rest_pg.text import count_words
 from rest_pg.tracking import to_metric_history
 
 logger = logging.getLogger(__name__)
@@ -284,6 +287,7 @@ def maximize(
     trainer: Trainer,
     params: MaximizationParams,
     seed: int,
+    retrieval: RetrievalParams,
     *,
     start: str | None = None,
 ) -> tuple[PolicyCheckpoint, dict[str, float]]:
@@ -300,7 +304,7 @@ def maximize(
         start,
         *(figures[k] for k in ("examples", "prompts", "loss_first", "loss_last")),
     )
-    return next_policy, figures
+    return replace(next_policy, query=retrieval.query), figures
 
 
 def summarize_iteration(
@@ -324,7 +328,7 @@ def summarize_iteration(
         "malformed": sum(bool(s.malformed) for s in samples) / n,
         "unfinished": sum(not s.finished for s in samples) / n,
         "duplicates": 1 - len(distinct) / n,
-        "mean_words": statistics.fmean(len(s.response.split()) for s in samples),
+        "mean_words": statistics.fmean(count_words(s.response) for s in samples),
         "sampling_seconds": sampling_figures["seconds"],
         "sampling_tokens_per_second": sampling_figures["tokens_per_second"],
         "training_seconds": training_figures["seconds"],

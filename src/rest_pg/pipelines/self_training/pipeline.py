@@ -20,7 +20,10 @@ from rest_pg.wiring import bind
 Selection = Literal["reward", "matched"]
 
 SHARED = {"prompts", "generator", "reward", "trainer", "base_policy"}
-PARAMETERS = {"expectation", "selection", "maximization", "response_format", "seed"}
+PARAMETERS = {
+    *("expectation", "selection", "maximization"),
+    *("response_format", "retrieval", "seed"),
+}
 SELECTION: dict[Selection, tuple[str, ...]] = {
     "reward": ("scored_samples", "params:selection", "params:seed"),
     "matched": ("scored_samples", "matched_samples", "params:selection", "params:seed"),
@@ -92,6 +95,7 @@ def create_maximization(
                     "trainer": "trainer",
                     "params": "params:maximization",
                     "seed": "params:seed",
+                    "retrieval": "params:retrieval",
                 },
                 ["next_policy", "training_figures"],
                 name="maximize",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rest_pg.backends.protocols import Trainer
-from rest_pg.config import ResponseFormat, TrainingParams
+from rest_pg.config import ResponseFormat, RetrievalParams, TrainingParams
 from rest_pg.records import PolicyCheckpoint, Prompt, ReasoningPath, TrainingExample
 from rest_pg.responses import format_completion
 from rest_pg.tracking import to_metric_history
@@ -45,14 +46,18 @@ def finetune(
     trainer: Trainer,
     params: TrainingParams,
     seed: int,
+    retrieval: RetrievalParams,
 ) -> tuple[PolicyCheckpoint, dict[str, float]]:
-    """Teach the base policy to reason first, then to write: it becomes policy_0 (§3.1)."""
+    """Teach the base policy to reason first, then to write: it becomes policy_0 (§3.1).
+
+    The policy keeps the kind of query that its prompts were retrieved with.
+    """
     policy, figures = trainer.train(base_policy, sft_examples, params, seed)
     logger.info(
         "fine-tuned on %d examples in %d steps: loss %.3f at first, %.3f at last",
         *(figures[k] for k in ("examples", "steps", "loss_first", "loss_last")),
     )
-    return policy, figures
+    return replace(policy, query=retrieval.query), figures
 
 
 def log_training(figures: dict[str, float]) -> dict[str, dict[str, float]]:

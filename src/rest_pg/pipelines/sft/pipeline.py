@@ -13,7 +13,10 @@ def create_template(*, reasoning: bool = True) -> Pipeline:
             node(create_sft_examples, texts, "sft_examples", name="create_sft_examples"),
             node(
                 finetune,
-                ["base_policy", "sft_examples", "trainer", "params:sft", "params:seed"],
+                [
+                    *("base_policy", "sft_examples", "trainer"),
+                    *("params:sft", "params:seed", "params:retrieval"),
+                ],
                 ["policy", "training_figures"],
                 name="finetune",
             ),
@@ -29,5 +32,5 @@ def create_pipeline() -> Pipeline:
         namespace="sft",
         inputs={"prompts", "reasoning_paths", "base_policy", "trainer"},
         outputs={"sft_examples": "sft_examples", "policy": "policy_0"},
-        parameters={"response_format", "sft", "seed"},
+        parameters={"response_format", "sft", "seed", "retrieval"},
     )

@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rest_pg import __version__
 from rest_pg.config import BasePolicyParams, MaximizationParams, SelectionParams, ShipParams
 from rest_pg.pipelines.evaluation.nodes import count_users, reported_split
+from rest_pg.reporting.markdown import code_span, escape_markdown, yaml_scalar
 from rest_pg.statistics import state_too_few
 
 MEASURES = ("reward", "reward_minus_sft", "rouge_1", "rouge_l", "meteor", "similarity", "words")
@@ -67,8 +68,8 @@ def write_dataset_card(data_statistics: pd.DataFrame, ship: ShipParams) -> str:
 
 def _render(template: str, **values: Any) -> str:
     loader = PackageLoader("rest_pg.pipelines.ship", "templates")
-    # Markdown, and figures of our own: nothing to escape
     environment = ImmutableSandboxedEnvironment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"literal": escape_markdown, "code": code_span, "yaml": yaml_scalar}
     return environment.get_template(template).render(**values)

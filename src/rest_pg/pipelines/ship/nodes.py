@@ -28,8 +28,10 @@ from rest_pg.config import (
     RetrievalParams,
     ShipParams,
 )
+from rest_pg.method.retrieval import params_of
 from rest_pg.records import Answer, Example, PolicyCheckpoint
-from rest_pg.serving import BackendSettings, Writer, WriterSettings
+from rest_pg.reporting.markdown import escape_markdown
+from rest_pg.serving.writer import BackendSettings, Writer, WriterSettings
 from rest_pg.statistics import bootstrap_mean
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ EXAMPLE = {
 
 
 def gather_settings(
+    policy: PolicyCheckpoint,
     retriever: Retriever,
     generator: Generator,
     retrieval: RetrievalParams,
@@ -54,7 +57,7 @@ def gather_settings(
     ship: ShipParams,
     seed: int,
 ) -> dict[str, Any]:
-    """Gather what a writer is made of beside its weights: training's own settings.
+    """Gather what a writer is made of beside its weights: training's own settings, the kind of query too.
 
     Neither back-end keeps anything where the policy is served, embeddings or shards: they would be of its
     users' texts.
@@ -62,7 +65,7 @@ def gather_settings(
     settings = WriterSettings(
         retriever=_without_storage(retriever.built_from),  # type: ignore[attr-defined]
         generator=_without_storage(generator.built_from),  # type: ignore[attr-defined]
-        retrieval=retrieval,
+        retrieval=params_of(policy, retrieval),
         prompt=prompt,
         response_format=response_format,
         decoding=evaluation.decoding,
@@ -173,10 +176,10 @@ def register_policy(
 
 def describe_version(registered: dict[str, Any]) -> str:
     """Tell the run's question and its answer, in Markdown, for MLflow's page."""
-    name, version = registered["name"], registered["version"]
+    name, version = escape_markdown(registered["name"]), registered["version"]
     return (
         "Is this policy better than the one at work?\n\n"
-        f"**{registered['verdict']}.** It is version {version} of {name}, as "
+        f"**{escape_markdown(registered['verdict'])}.** It is version {version} of {name}, as "
         f"{' and '.join(registered['aliases'])}. One of its answers is among the traces, from retrieval to reward."
     )
 

@@ -30,7 +30,7 @@ def create_pipeline(policy: str) -> Pipeline:
             node(
                 gather_settings,
                 [
-                    *("retriever", "generator"),
+                    *(policy, "retriever", "generator"),
                     *("params:retrieval", "params:prompt", "params:response_format"),
                     *("params:evaluation", "params:ship", "params:seed"),
                 ],

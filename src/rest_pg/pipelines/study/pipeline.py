@@ -72,7 +72,7 @@ def create_pipeline(n_iterations: int, seeds: Sequence[int]) -> Pipeline:
                 "seed": f"study_seeds.{seed}",
                 **{name: name for name in ("response_format", "direct_response_format", "sft")},
                 **{name: name for name in ("expectation", "selection", "maximization")},
-                "evaluation": "evaluation",
+                **{name: name for name in ("evaluation", "retrieval")},
             },
         )
         for seed in seeds
@@ -134,7 +134,7 @@ def create_systems(n_iterations: int) -> Pipeline:
 
 def _fine_tune(system: str, prompts: str, *, reasoning: bool) -> Pipeline:
     inputs = {"prompts": prompts, "base_policy": "base_policy", "trainer": "trainer"}
-    parameters = {"response_format": "response_format", "sft": "sft", "seed": "seed"}
+    parameters = {name: name for name in ("response_format", "sft", "seed", "retrieval")}
     return Pipeline(
         create_sft(reasoning=reasoning),
         namespace=system,
@@ -152,7 +152,7 @@ def _self_train(
     prompts: str = "prompts",
     response_format: str = "response_format",
 ) -> Pipeline:
-    names = ("expectation", "selection", "maximization", "seed")
+    names = ("expectation", "selection", "maximization", "seed", "retrieval")
     return Pipeline(
         iterations,
         namespace=system,
@@ -177,7 +177,7 @@ def _self_train_matched(n_iterations: int) -> Pipeline:
         create_matched_pipeline(n_iterations),
         namespace="random_selection",
         inputs=inputs | first | matched | {"policy_0": "sft_reasoning.policy_0"},
-        parameters={"selection", "maximization", "response_format", "seed"}
+        parameters={"selection", "maximization", "response_format", "seed", "retrieval"}
         | ({"expectation"} if draws else set()),
     )
 

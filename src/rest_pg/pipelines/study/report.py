@@ -11,9 +11,11 @@ import plotly.graph_objects as go
 
 from rest_pg.pipelines.evaluation.nodes import count_users
 from rest_pg.pipelines.evaluation.reading import browse_examples
-from rest_pg.pipelines.evaluation.report import COLORS, render, style
+from rest_pg.pipelines.evaluation.report import COLORS, style
 from rest_pg.pipelines.study.nodes import BASELINE, METHOD, lay_out, title_of_study
 from rest_pg.records import Example, Profile, ScoredSample
+from rest_pg.reporting.html import render
+from rest_pg.reporting.markdown import code_block, escape_markdown
 from rest_pg.statistics import state_too_few
 
 PAPER_SYSTEMS = ("sft", "sft_reasoning", "rest_em", "rest_pg")
@@ -91,11 +93,11 @@ def create_study_report(
 def describe_study(study: pd.DataFrame, contrasts: pd.DataFrame) -> str:
     """Tell the study's question and its answers, in Markdown, for MLflow's page."""
     shown = ("reward", "rouge_l", "meteor", "similarity", "second_judge", "words")
-    answers = "\n".join(f"- {sentence}" for sentence in state_contrasts(contrasts))
+    answers = "\n".join(f"- {escape_markdown(sentence)}" for sentence in state_contrasts(contrasts))
     return (
         "Is it the method that gains, or fine-tuning, reasoning or self-training alone?\n\n"
         f"{answers}\n\n{title_of_study(study).capitalize()}:\n\n"
-        f"```\n{lay_out(study, shown).to_string()}\n```"
+        f"{code_block(lay_out(study, shown).to_string())}"
     )
 
 

@@ -1,6 +1,5 @@
 // Two kinds of tables to read in: held-out examples, and what each iteration drew. Texts are only ever set as text.
-const code = new Blob([document.getElementById("datatables").textContent], { type: "text/javascript" });
-const { default: DataTable, set_or_remove_dark_class } = await import(URL.createObjectURL(code));
+const { default: DataTable, set_or_remove_dark_class } = globalThis.bundle;
 set_or_remove_dark_class();
 const { held_out, iterations } = JSON.parse(document.getElementById("browse").textContent);
 
@@ -45,35 +44,45 @@ function readPrompt(prompt) {
   return make("div", "", make("p", "", prompt.request), make("div", "cards", reference, ...samples));
 }
 
-function cut(value, type) {
+// DataTables reads HTML wherever a text may stand: in cells, in headings, and in what its filter searches.
+const escape = DataTable.render.text().display;
+
+function cut(value) {
   const most = matchMedia("(max-width: 700px)").matches ? 60 : 90;
-  return type === "display" && value.length > most ? `${value.slice(0, most)}…` : value;
+  const characters = Array.from(value);
+  return characters.length > most ? `${characters.slice(0, most).join("")}…` : value;
 }
 
-function figure(name, digits) {
-  return (row, type) => {
-    const value = name.split(".").reduce((found, key) => found?.[key], row);
-    return type === "display" ? (value === undefined ? "–" : value.toFixed(digits)) : (value ?? -1);
-  };
-}
+// the filter decodes HTML, and finds nothing in a text that holds some kinds of line ends
+const searchable = (value) => escape(value.replace(/\s+/g, " "));
+
+// what a column gives to be shown, searched and sorted
+const asText = (read) => (row, type) => {
+  const value = String(read(row));
+  return type === "display" ? escape(cut(value)) : type === "filter" ? searchable(value) : value;
+};
+const asFigure = (read, digits) => (row, type) => {
+  const value = read(row);
+  if (type === "display" || type === "filter") return value === undefined ? "–" : value.toFixed(digits);
+  return value ?? -1;
+};
+const text = (title, className, read = (row) => row[title]) => ({ title, className, type: "string", data: asText(read) });
+const figure = (title, digits, className = "", read = (row) => row[title]) => ({ title, className, type: "num", data: asFigure(read, digits) });
 
 // a search finds all texts of a row, though no column shows them
+function textsOf(value) {
+  if (typeof value === "string") return [value];
+  return value && typeof value === "object" ? Object.values(value).flatMap(textsOf) : [];
+}
 const searched = {
-  title: "", data: null, visible: false,
-  render: (value, type, row) => (type === "filter" ? JSON.stringify(row).replaceAll("\\n", " ") : ""),
+  title: "", visible: false, type: "string",
+  data: (row, type) => (type === "filter" ? searchable(textsOf(row).join(" ")) : ""),
 };
 
 function show(id, data, columns, order, read) {
-  const escape = DataTable.render.text().display;
-  const named = [...columns.map(({ digits, ...column }) => ({
-    ...column,
-    title: column.title ?? column.data,
-    ...(digits === undefined
-      ? { render: (value, type) => (type === "display" ? escape(cut(value, type)) : value) }
-      : { data: null, render: (value, type, row) => figure(column.data, digits)(row, type) }),
-  })), searched];
   const table = new DataTable(document.getElementById(id), {
-    data, columns: named, order, pageLength: 10, lengthMenu: [10, 25, 100], autoWidth: false,
+    data, order, pageLength: 10, lengthMenu: [10, 25, 100], autoWidth: false,
+    columns: [...columns, searched].map((column) => ({ ...column, title: escape(column.title) })),
     language: { search: "", searchPlaceholder: "search all texts", lengthMenu: "_MENU_ rows" },
   });
   table.on("click", "tbody tr:not(.child)", (event) => {
@@ -86,16 +95,13 @@ function show(id, data, columns, order, read) {
   return table;
 }
 
-const rewards = held_out.systems.map((system) => ({ data: `rewards.${system}`, title: system, digits: 3, className: "roomy" }));
-const gain = { data: "gain", title: "gain", digits: 3 };
+const rewards = held_out.systems.map((system) => figure(system, 3, "roomy", (row) => row.rewards[system]));
 const examples = show("examples", held_out.examples, [
-  { data: "user", className: "name" }, { data: "request", className: "long" }, { data: "split", className: "roomy" },
-  { data: "words", digits: 0, className: "roomy" }, ...rewards, gain,
+  text("user", "name"), text("request", "long"), text("split", "roomy"), figure("words", 0, "roomy"), ...rewards, figure("gain", 3),
 ], [[4 + rewards.length, "desc"]], readExample);
-for (const { name, prompts } of iterations) {
-  show(name, prompts, [
-    { data: "user", className: "name" }, { data: "request", className: "long" }, { data: "kept", digits: 0 },
-    { data: "mean", digits: 3, className: "roomy" }, { data: "best", digits: 3 },
+for (const [i, { prompts }] of iterations.entries()) {
+  show(`iteration-${i}`, prompts, [
+    text("user", "name"), text("request", "long"), figure("kept", 0), figure("mean", 3, "roomy"), figure("best", 3),
   ], [[4, "desc"]], readPrompt);
 }
 const first = examples.row(examples.rows({ order: "applied" }).indexes()[0]);
