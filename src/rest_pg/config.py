@@ -8,7 +8,6 @@ each parameter that has one (arXiv 2501.04167); the defaults of the embedded run
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -238,6 +237,29 @@ class PreferenceParams(Params):
     """Weight of the best samples' negative log-likelihood per token."""
 
 
+class FewExamplesParams(Params):
+    """How often few examples are read: a policy shall learn the response format from them, and not their texts by heart."""
+
+    epochs: float = Field(gt=0)
+    """Times that each is read, within the bounds below."""
+    min_prompts: int = Field(ge=1)
+    """Prompts that are read at least, one after the other; with fewer the format is not learnt."""
+    max_prompts: int = Field(ge=1)
+    """Prompts that are read at most; with more examples than that, the training's own ``epochs`` count."""
+
+    @model_validator(mode="after")
+    def _order(self) -> FewExamplesParams:
+        if self.min_prompts > self.max_prompts:
+            raise ValueError(
+                f"min_prompts={self.min_prompts} is above max_prompts={self.max_prompts}: lower min_prompts"
+            )
+        return self
+
+    def n_read(self, n_prompts: int) -> float:
+        """Return how many prompts are read of so many."""
+        return min(max(self.epochs * n_prompts, self.min_prompts), self.max_prompts)
+
+
 class TrainingParams(Params):
     """One supervised training on completions (App. A)."""
 
@@ -245,9 +267,8 @@ class TrainingParams(Params):
     """The paper trains at most 10,000 steps of 64 and keeps the best checkpoint on validation."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps at most, where epochs would be more (the paper: 10,000)."""
-    min_steps: int = Field(default=1, ge=1)
-    """Optimiser steps at least, where epochs would be fewer: the examples are then read several times over. ``max_steps``
-    counts more."""
+    few_examples: FewExamplesParams | None = None
+    """How often few examples are read; none: ``epochs`` times, however few they are."""
     batch_size: int = Field(ge=1)
     """Prompts per optimiser step (the paper: 64)."""
     learning_rate: float = Field(gt=0)
@@ -268,18 +289,18 @@ class TrainingParams(Params):
 
     def n_steps(self, n_prompts: int) -> int:
         """Return the optimiser steps of a training on so many prompts."""
-        steps = self._steps_of_epochs(n_prompts)
-        return min(max(steps, self.min_steps), self.max_steps or sys.maxsize)
+        epochs = self.epochs
+        if self.few_examples and n_prompts:
+            epochs = max(epochs, self.few_examples.n_read(n_prompts) / n_prompts)
+        steps = math.ceil(epochs * math.ceil(n_prompts / self.batch_size))
+        return min(steps, self.max_steps or steps)
 
     def n_epochs(self, n_prompts: int) -> float:
         """Return how often a training on so many prompts reads each of them."""
         steps = self.n_steps(n_prompts)
-        if steps == self._steps_of_epochs(n_prompts) or n_prompts == 0:
+        if steps == math.ceil(self.epochs * math.ceil(n_prompts / self.batch_size)):
             return self.epochs
         return steps * self.batch_size / n_prompts
-
-    def _steps_of_epochs(self, n_prompts: int) -> int:
-        return math.ceil(self.epochs * math.ceil(n_prompts / self.batch_size))
 
 
 class MaximizationParams(TrainingParams):

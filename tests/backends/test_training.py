@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from rest_pg.backends.shared_prompt import (
     weighted_loss,
 )
 from rest_pg.backends.training_rows import tokenize_rows
-from rest_pg.config import PreferenceParams, TrainingParams
+from rest_pg.config import FewExamplesParams, PreferenceParams, TrainingParams
 from rest_pg.records import PolicyCheckpoint, TrainingExample
 
 EXAMPLES = [
@@ -147,23 +148,35 @@ def test_what_was_cut_off_has_no_end_token(policy) -> None:
     )
 
 
+FEW = FewExamplesParams(epochs=4, min_prompts=36, max_prompts=72)
+
+
 @pytest.mark.parametrize(
-    ("bounds", "steps", "epochs"),
+    ("n_prompts", "fields", "steps", "epochs"),
     [
-        pytest.param({}, 14, 2.0, id="epochs"),
-        pytest.param({"min_steps": 14}, 14, 2.0, id="reached"),
-        pytest.param({"min_steps": 36}, 36, 36 * 3 / 20, id="raised"),
-        pytest.param({"max_steps": 5}, 5, 5 * 3 / 20, id="cut"),
-        pytest.param({"min_steps": 36, "max_steps": 5}, 5, 5 * 3 / 20, id="the_cap_counts_more"),
+        pytest.param(20, {"batch_size": 3, "epochs": 2}, 14, 2.0, id="epochs"),
+        pytest.param(20, {"batch_size": 3, "epochs": 2, "max_steps": 5}, 5, 0.75, id="cut"),
+        pytest.param(3, {"few_examples": FEW}, 36, 12.0, id="at_least"),
+        pytest.param(15, {"few_examples": FEW}, 60, 4.0, id="four_times"),
+        pytest.param(24, {"few_examples": FEW}, 72, 3.0, id="at_most"),
+        pytest.param(100, {"few_examples": FEW}, 100, 1.0, id="many"),
+        pytest.param(24, {"few_examples": FEW, "epochs": 5}, 120, 5.0, id="more_by_epochs"),
+        pytest.param(24, {"few_examples": FEW, "batch_size": 2}, 36, 3.0, id="batches"),
+        pytest.param(24, {"few_examples": FEW, "max_steps": 12}, 12, 0.5, id="few_and_cut"),
     ],
 )
-def test_steps_are_those_of_the_epochs_within_bounds(
-    bounds: dict[str, int], steps: int, epochs: float
+def test_steps_of_few_and_many_prompts(
+    n_prompts: int, fields: dict[str, Any], steps: int, epochs: float
 ) -> None:
-    # 20 prompts, three a step: 7 steps an epoch
-    params = TrainingParams(epochs=2, batch_size=3, learning_rate=1e-2, max_tokens=64, **bounds)
-    assert params.n_steps(20) == steps
-    assert params.n_epochs(20) == pytest.approx(epochs)
+    values = {"epochs": 1, "batch_size": 1, "learning_rate": 1e-2, "max_tokens": 64} | fields
+    params = TrainingParams(**values)
+    assert params.n_steps(n_prompts) == steps
+    assert params.n_epochs(n_prompts) == pytest.approx(epochs)
+
+
+def test_bounds_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_prompts=6 is above max_prompts=5: lower min_prompts"):
+        FewExamplesParams(epochs=1, min_prompts=6, max_prompts=5)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +184,10 @@ def test_steps_are_those_of_the_epochs_within_bounds(
     [
         pytest.param("base", 78, 78, id="default"),
         pytest.param("tests", 17, 27, id="tests"),
-        # six users of eight documents
+        # six users of eight documents, eight of six, twelve of five
         pytest.param("own", 9, 36, id="small"),
+        pytest.param("own", 15, 60, id="eight_users"),
+        pytest.param("own", 21, 72, id="twelve_users"),
     ],
 )
 def test_few_examples_are_read_several_times(env: str, n_examples: int, steps: int) -> None:
@@ -185,10 +200,11 @@ def test_few_examples_are_read_several_times(env: str, n_examples: int, steps: i
     assert TrainingParams(**loader["parameters"]["sft"]).n_steps(n_examples) == steps
 
 
-def test_few_examples_are_trained_on_until_the_least_number_of_steps(policy) -> None:
-    params = PARAMS.model_copy(update={"epochs": 1, "min_steps": 5})
+def test_few_examples_are_trained_on_several_times(policy) -> None:
+    few = FewExamplesParams(epochs=4, min_prompts=10, max_prompts=20)
+    params = PARAMS.model_copy(update={"epochs": 1, "few_examples": few})
     _, figures = SharedPromptTrainer().train(policy, EXAMPLES, params, seed=3)
-    assert figures["steps"] == 5  # two prompts make up a step
+    assert figures["steps"] == 5  # two prompts, which make up a step
 
 
 def test_no_example_is_an_error(policy) -> None:

@@ -70,7 +70,7 @@ def draw(*texts: str, iteration: int | None, response_format: ResponseFormat = F
 def test_a_policy_that_did_not_learn_the_format_stops_the_run(iteration: int | None) -> None:
     with pytest.raises(
         ValueError,
-        match=r"12 of 16 samples .* malformed \(no_lead_in 8, no_bridge 4\).*max_malformed=0.5 .*sft.min_steps",
+        match=r"12 of 16 samples .* malformed \(no_lead_in 8, no_bridge 4\).*max_malformed=0.5 .*sft.epochs",
     ):
         draw(GOOD, NO_LEAD_IN, NO_BRIDGE, NO_LEAD_IN, iteration=iteration)
     # half of them is no more than half: they are counted, and the run goes on

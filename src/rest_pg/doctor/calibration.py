@@ -204,7 +204,7 @@ def measure_training(
     output = sum(lengths[e.example_id] + 1 for e in chosen) / len(chosen)
     prompt = sum(count_tokens(tokenizer, e.prompt) for e in chosen) / len(chosen)
     short = params.model_copy(
-        update={"epochs": 1, "batch_size": 1, "max_steps": None, "min_steps": 1}
+        update={"epochs": 1, "batch_size": 1, "max_steps": None, "few_examples": None}
     )
     ends: list[float] = []
 
@@ -258,7 +258,7 @@ def try_longest_batch(
         for number in range(selection.learnt_per_prompt):
             sign = 1 if number < selection.max_per_prompt else -1
             rows.append(replace(example, completion=text, weight=float(sign), finished=sign > 0))
-    short = params.model_copy(update={"epochs": 1, "max_steps": 1, "min_steps": 1})
+    short = params.model_copy(update={"epochs": 1, "max_steps": 1, "few_examples": None})
     trained, _ = trainer.train(policy, rows, short, 0)
     shutil.rmtree(trained.path, ignore_errors=True)
 

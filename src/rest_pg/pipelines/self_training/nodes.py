@@ -97,7 +97,7 @@ def check_format(samples: Sequence[Sample], response_format: ResponseFormat) -> 
             f"({', '.join(f'{reason} {n}' for reason, n in reasons.most_common())}), and "
             f"response_format.max_malformed={response_format.max_malformed} allows "
             f"{response_format.max_malformed:.0%}: fine-tuning was too short to teach the format. Raise "
-            "sft.min_steps: the policy then reads its examples more often."
+            "sft.epochs until it takes more steps than its log line names."
         )
 
 
@@ -199,7 +199,7 @@ def select_samples(
             f"no sample reached selection.threshold={params.threshold} (relative to "
             f"{params.relative_to}): the best of {len(scored_samples)} scored {best:.3f}, and "
             f"{malformed} were malformed. Lower the threshold, draw more samples per prompt, or "
-            "raise sft.min_steps."
+            "raise sft.epochs."
         )
     n_rejected = sum(s.weight < 0 for s in kept)
     logger.info(
