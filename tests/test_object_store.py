@@ -19,6 +19,7 @@ from rest_pg.freshness import Origin
 from rest_pg.object_store import open_store, roots_of
 from rest_pg.privacy.forget import forget
 from rest_pg.records import PolicyCheckpoint
+from rest_pg.runtime.session import RunParameters
 
 DOCUMENT = "rest_pg.records.Document"
 ORIGIN = Origin("code", {"k": 1}, {})
@@ -27,6 +28,9 @@ ORIGIN = Origin("code", {"k": 1}, {})
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        RunParameters, "project", None
+    )  # of a session that another file's tests had
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     memory.pseudo_dirs[:] = [""]

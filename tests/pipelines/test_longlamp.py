@@ -110,7 +110,7 @@ def test_a_file_of_a_gigabyte_with_a_text_of_a_quarter_stays_below_one_and_a_hal
         text=True,
         check=True,
     )
-    n_examples, kilobytes = map(int, found.stdout.split())
+    n_examples, kilobytes = map(int, found.stdout.splitlines()[-1].split())  # after the log
     assert n_examples == 4
     assert kilobytes < 1.5e6, "peak of resident memory"
 

@@ -475,6 +475,7 @@ def test_make_serve_serves_the_champion_on_this_machine_only(
     port, command = free_port(), recipe[1].replace("$(or $(ALIAS),champion)", "champion")
     own = {
         "$(BIN)/": f"{Path(sys.executable).parent}/",
+        "$(TRACKING)": "sqlite:///mlflow.db",
         "sqlite:///mlflow.db": mlflow.get_tracking_uri(),
         "rest-pg-writer": "writer",
         "5001": str(port),
