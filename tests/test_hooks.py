@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ from kedro.framework.project import pipelines
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from mlflow.tracking import MlflowClient
 from pluggy import PluginManager
 
 from rest_pg.backends.judges import RubricJudge
@@ -444,6 +446,21 @@ def test_a_damaged_database_is_named_with_its_remedy(store, tmp_path, monkeypatc
         database.mkdir()
     with pytest.raises(ValueError, match=rf"{database} is damaged .* Move it away \(mv "):
         MlflowStoreHook().after_context_created(context())
+
+
+def test_a_new_database_is_whole_or_not_there(tmp_path, monkeypatch) -> None:
+    """A run that is killed while MLflow makes its tables leaves nothing that MLflow can't open."""
+    database = tmp_path / "new" / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            MlflowStoreHook().after_context_created(context())
+    assert list(database.parent.iterdir()) == []
+    MlflowStoreHook().after_context_created(context())
+    assert list(database.parent.iterdir()) == [database]
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    assert [e.name for e in client.search_experiments()] == ["Default"]
 
 
 def test_a_run_works_in_the_project_and_returns(tmp_path, monkeypatch) -> None:

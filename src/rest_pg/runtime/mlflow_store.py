@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
+
+from rest_pg.temporary import temporary_name
 
 URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 SQLITE = "sqlite:///"
@@ -64,14 +67,17 @@ def _absolute(uri: str, base: Path) -> str:
 
 
 def check_database(settings: Mapping[str, Any]) -> None:
-    """Check MLflow's database, if it is a SQLite file.
+    """Check MLflow's database, if it is a SQLite file; create it if there is none.
 
     Raises:
         ValueError: it can't be read as one, or is damaged.
     """
     uri = str(settings["server"]["mlflow_tracking_uri"])
     path = Path(uri.removeprefix(SQLITE).partition("?")[0])
-    if not uri.startswith(SQLITE) or not path.exists():
+    if not uri.startswith(SQLITE) or str(path) in (".", ""):
+        return
+    if not path.exists():
+        _create(path)
         return
     try:
         fault = _fault_of(path)
@@ -87,11 +93,31 @@ def check_database(settings: Mapping[str, Any]) -> None:
         )
 
 
+def _create(path: Path) -> None:
+    """Create the database whole or not at all: MLflow can't open one whose tables a killed run had begun."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415  (takes seconds)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        store = SqlAlchemyStore(f"{SQLITE}{temporary}", str(path.parent / "mlartifacts"))
+        store.engine.dispose()
+        with suppress(FileExistsError):  # another run was quicker
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _fault_of(path: Path) -> str:
     # not read-only: what a killed run left half written is rolled back by whoever opens the file
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)
     try:
-        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        if "experiments" in tables and not (
+            "alembic_version" in tables
+            and database.execute("SELECT count(*) FROM alembic_version").fetchone()[0]
+        ):
+            return "a killed run had begun to create it"
         if path.stat().st_size > CHECKED_BYTES:
             return ""
         ((verdict,),) = database.execute("PRAGMA quick_check(1)").fetchall()
