@@ -6,7 +6,7 @@ from rest_pg.pipelines.evaluation.nodes import sample_held_out
 from rest_pg.pipelines.self_training.nodes import check_format, sample_responses
 from rest_pg.records import PolicyCheckpoint, Prompt, Split
 
-FORMAT = ResponseFormat(reasoning=True, lead_in="Style:", bridge="Answer:")
+FORMAT = ResponseFormat(reasoning=True, lead_in="Style:", bridge="Answer:", max_malformed=0.5)
 DECODING = Decoding(temperature=0.7, top_p=1, max_new_tokens=8)
 GOOD, NO_BRIDGE, NO_LEAD_IN = "Style: calm. Answer: Yes.", "Style: calm.", "Yes."
 
