@@ -369,7 +369,7 @@ def test_the_groups_are_those_of_the_pipelines_nodes() -> None:
         typed = {name for name, kind in names if issubclass(kind, Params)}
         for name in node_.inputs:
             key = name.removeprefix("params:")
-            if name != key and key in typed and key != "forget":
+            if name != key and key in typed:
                 assert GROUPS[key] is hints[key], key
 
 
